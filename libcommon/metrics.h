@@ -1,0 +1,18 @@
+/* metrics.h - counters, gauges and histograms, written as Prometheus text. Loop thread only. */
+#pragma once
+
+#include "libcommon/util.h"
+
+struct cw_metric; /* one time series; lives as long as the process */
+
+/* labels: Prometheus form without braces, e.g. `partition="3"`, or NULL. The same name and labels
+ * give the same series. Names begin causeway_. */
+struct cw_metric *cw_counter(const char *name, const char *labels, const char *help);
+struct cw_metric *cw_gauge(const char *name, const char *labels, const char *help);
+struct cw_metric *cw_histogram_ms(const char *name, const char *labels, const char *help);
+
+void cw_metric_add(struct cw_metric *m, int64_t n); /* counter, gauge */
+void cw_metric_set(struct cw_metric *m, int64_t v); /* gauge */
+void cw_metric_observe(struct cw_metric *m, double ms);
+int64_t cw_metric_value(const struct cw_metric *m);
+void cw_metrics_write(struct cw_buf *out);
