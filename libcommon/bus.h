@@ -12,7 +12,8 @@ struct cw_bus;
 struct cw_bus_sub;
 struct cw_bus_request;
 
-/* What a subscription got; borrowed for the call. no_responders: the server's 503, nothing else set. */
+/* What a subscription got; borrowed for the call. no_responders: the server's 503, nothing else
+ * set. */
 struct cw_bus_msg {
     const char *subject;
     const char *reply; /* NULL without */
@@ -30,8 +31,8 @@ struct cw_header {
 };
 
 bool cw_bus_connected(const struct cw_bus *bus);
-/* Runs cb(connected) at each change, and right away for the present state. A reconnect counts up the
- * epoch: what was sent in an older epoch may or may not have arrived. */
+/* Runs cb(connected) at each change, and right away for the present state. A reconnect counts up
+ * the epoch: what was sent in an older epoch may or may not have arrived. */
 void cw_bus_watch(struct cw_bus *bus, void (*cb)(bool connected, void *arg), void *arg);
 uint64_t cw_bus_epoch(const struct cw_bus *bus);
 size_t cw_bus_buffered(const struct cw_bus *bus); /* bytes not yet written to the server */
@@ -50,7 +51,8 @@ struct cw_bus_sub *cw_bus_subscribe(struct cw_bus *bus, const char *subject, con
 void cw_bus_unsubscribe(struct cw_bus_sub **sub);
 /* Stops delivery of new messages from the server, delivers what has arrived; for drains. */
 void cw_bus_sub_drain(struct cw_bus_sub *sub);
-/* A fresh subject below this process's inbox prefix: "<prefix>.<word>.<counter>", for reply subjects. */
+/* A fresh subject below this process's inbox prefix: "<prefix>.<word>.<counter>", for reply
+ * subjects. */
 char *cw_bus_inbox(struct cw_bus *bus, char *out, size_t size, const char *word);
 
 /* Runs once, later. rc 0: msg is the answer. -ETIMEDOUT, -EHOSTUNREACH (nobody serves the subject),
@@ -58,7 +60,8 @@ char *cw_bus_inbox(struct cw_bus *bus, char *out, size_t size, const char *word)
 typedef void cw_bus_reply_fn(int rc, const struct cw_bus_msg *msg, void *arg);
 /* NULL and cb will not run: not connected or too large. */
 struct cw_bus_request *cw_bus_request(struct cw_bus *bus, const char *subject, const void *data,
-                                      size_t len, int64_t timeout_ms, cw_bus_reply_fn *cb, void *arg);
+                                      size_t len, int64_t timeout_ms, cw_bus_reply_fn *cb,
+                                      void *arg);
 void cw_bus_request_cancel(struct cw_bus_request **req); /* cb will not run */
 
 /* Used by service.c only. */

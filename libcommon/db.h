@@ -23,9 +23,9 @@ struct cw_db_param {
     int len;          /* only looked at when binary */
     bool binary;
 };
-#define CW_TEXT(s) ((struct cw_db_param){ .data = (s) })
+#define CW_TEXT(s)   ((struct cw_db_param){ .data = (s) })
 #define CW_BIN(p, n) ((struct cw_db_param){ .data = (p), .len = (int)(n), .binary = true })
-#define CW_NULL ((struct cw_db_param){ 0 })
+#define CW_NULL      ((struct cw_db_param){ 0 })
 struct cw_db_param cw_db_int(int64_t v, char buf[24]); /* text of v in buf */
 
 /* A statement: static in the caller, prepared on first use in each connection. */
@@ -42,7 +42,8 @@ struct cw_db_query *cw_db_query(struct cw_db *db, const char *sql, cw_db_fn *cb,
 void cw_db_cancel(struct cw_db_query *q); /* cb will not run; the server still works */
 
 bool cw_db_connected(const struct cw_db *db);
-/* cb(true) after each connect (session is ready, nothing prepared yet), cb(false) after each loss. */
+/* cb(true) after each connect (session is ready, nothing prepared yet), cb(false) after each loss.
+ */
 void cw_db_watch(struct cw_db *db, void (*cb)(bool connected, void *arg), void *arg);
 size_t cw_db_waiting(const struct cw_db *db); /* statements sent and not answered */
 int cw_db_backend_pid(const struct cw_db *db);
@@ -55,15 +56,16 @@ void cw_db_close(struct cw_db **db);
 /* What became of a result: the classes a caller acts on. */
 enum cw_db_outcome {
     CW_DB_OK,
-    CW_DB_RETRY,    /* connection, 08, 40, 53, 55, 57, 25P02: again, with a pause */
-    CW_DB_REFUSED,  /* 22, 23: this data will never be taken */
-    CW_DB_BUG,      /* anything else: the statement is wrong */
+    CW_DB_RETRY,   /* connection, 08, 40, 53, 55, 57, 25P02: again, with a pause */
+    CW_DB_REFUSED, /* 22, 23: this data will never be taken */
+    CW_DB_BUG,     /* anything else: the statement is wrong */
 };
 enum cw_db_outcome cw_db_outcome(const PGresult *res);
 const char *cw_db_sqlstate(const PGresult *res); /* "" for none */
 const char *cw_db_error(const PGresult *res);    /* primary message, one line */
 
-/* Arrays in PostgreSQL's binary form, grown row by row, for = ANY($1) and unnest($1). One dimension. */
+/* Arrays in PostgreSQL's binary form, grown row by row, for = ANY($1) and unnest($1). One
+ * dimension. */
 enum cw_array_type { CW_ARRAY_INT4, CW_ARRAY_INT8, CW_ARRAY_TEXT, CW_ARRAY_BYTEA, CW_ARRAY_BOOL };
 struct cw_db_array {
     struct cw_buf buf;
@@ -72,9 +74,9 @@ struct cw_db_array {
     bool has_null;
 };
 void cw_db_array_reset(struct cw_db_array *a, enum cw_array_type type); /* zeroed memory is fine */
-void cw_db_array_int(struct cw_db_array *a, int64_t v);                  /* INT4, INT8, BOOL */
-void cw_db_array_bytes(struct cw_db_array *a, const void *p, size_t n);  /* TEXT, BYTEA */
-void cw_db_array_str(struct cw_db_array *a, const char *s);              /* NULL: SQL NULL */
+void cw_db_array_int(struct cw_db_array *a, int64_t v);                 /* INT4, INT8, BOOL */
+void cw_db_array_bytes(struct cw_db_array *a, const void *p, size_t n); /* TEXT, BYTEA */
+void cw_db_array_str(struct cw_db_array *a, const char *s);             /* NULL: SQL NULL */
 void cw_db_array_null(struct cw_db_array *a);
 struct cw_db_param cw_db_array_param(struct cw_db_array *a); /* valid until the next change */
 void cw_db_array_free(struct cw_db_array *a);

@@ -1,11 +1,13 @@
-/* service.h - the skeleton of every daemon: options, servers, readiness, signals, drain, admin socket.
+/* service.h - the skeleton of every daemon: options, servers, readiness, signals, drain, admin
+ * socket.
  *
  * main() hands tables to cw_service_run() and returns its result. Order of a start: settings are
  * read; NATS and PostgreSQL are connected (for ever, with a pause; not ready meanwhile); the
  * schema version is checked; start() runs; the daemon is ready once start() has returned 0 and, if
- * it called cw_app_hold(), after cw_app_release(). SIGTERM: drain() runs, then the loop goes on until
- * in_flight is 0 and everything held is released, or the drain limit; then stop(). A second SIGTERM
- * or SIGINT kills. Admin socket: GET /healthz (200 or 503 with one line per reason), GET /metrics. */
+ * it called cw_app_hold(), after cw_app_release(). SIGTERM: drain() runs, then the loop goes on
+ * until in_flight is 0 and everything held is released, or the drain limit; then stop(). A second
+ * SIGTERM or SIGINT kills. Admin socket: GET /healthz (200 or 503 with one line per reason), GET
+ * /metrics. */
 #pragma once
 
 #include "libcommon/config.h"
@@ -27,11 +29,11 @@ struct cw_service {
     const char *summary;             /* one line for --help */
     const struct cw_option *options; /* own rows; into *self */
     void *self;
-    unsigned needs;      /* CW_NEEDS_* */
-    int schema_version;  /* highest migration this code relies on; 0 without database */
-    int (*start)(struct cw_app *app, void *self); /* 0 or negative errno: the process ends */
-    void (*drain)(struct cw_app *app, void *self); /* may be NULL: stop taking new work */
-    void (*stop)(void *self);                      /* half-started is fine */
+    unsigned needs;     /* CW_NEEDS_* */
+    int schema_version; /* highest migration this code relies on; 0 without database */
+    int (*start)(struct cw_app *app, void *self);        /* 0 or negative errno: the process ends */
+    void (*drain)(struct cw_app *app, void *self);       /* may be NULL: stop taking new work */
+    void (*stop)(void *self);                            /* half-started is fine */
     int (*main_mode)(int argc, char **argv, void *self); /* may be NULL: extra --flags before start;
                                                             < 0: not mine, else exit code */
 };

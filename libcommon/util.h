@@ -6,9 +6,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define CW_PRINTF(a, b) __attribute__((format(printf, a, b)))
-#define CW_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
-#define CW_CONTAINER_OF(p, type, member) ((type *)((char *)(p) - offsetof(type, member)))
+#define CW_PRINTF(a, b)                  __attribute__((format(printf, a, b)))
+#define CW_ARRAY_LEN(a)                  (sizeof(a) / sizeof((a)[0]))
+#define CW_CONTAINER_OF(p, type, member) ((type *)((char *)(p)-offsetof(type, member)))
 
 /* Out of memory ends the process (the supervisor starts it again): none of these returns NULL. */
 void *cw_malloc(size_t n);
@@ -28,7 +28,7 @@ void cw_buf_add(struct cw_buf *b, const void *p, size_t n);
 void cw_buf_str(struct cw_buf *b, const char *s);
 void cw_buf_printf(struct cw_buf *b, const char *fmt, ...) CW_PRINTF(2, 3);
 void cw_buf_json_string(struct cw_buf *b, const char *s, size_t n); /* with quotes, escaped */
-void cw_buf_reset(struct cw_buf *b);                                 /* keeps the memory */
+void cw_buf_reset(struct cw_buf *b);                                /* keeps the memory */
 void cw_buf_free(struct cw_buf *b);
 
 /* True if s[0..n) is well-formed UTF-8 without NUL (RFC 3629). */
