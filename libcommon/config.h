@@ -25,7 +25,7 @@ struct cw_option {
 };
 
 /* Fills target from file, then environment. -EINVAL after writing to err (size bytes) one line such
- * as `CAUSEWAY_DRAIN="20x": not a time (100ms..60s)`. The table ends with a zero row. */
+ * as `CAUSEWAY_DRAIN="20x": not a time (100..60000)`. The table ends with a zero row. */
 int cw_config_load(const struct cw_option *table, void *target, const char *file, char *err,
                    size_t err_size);
 void cw_config_free(const struct cw_option *table, void *target);
