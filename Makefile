@@ -25,7 +25,7 @@ $(BUILD)/libcommon.a: $(LIB_OBJ)
 
 $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(BUILD)/libcommon.a
 	@mkdir -p $(@D)
-	$(CC) $(SAN) $^ -lcmocka -o $@
+	$(CC) $(SAN) $^ -lcmocka -lcrypto -o $@
 
 .SECONDARY:
 test: bootstrap
