@@ -2,12 +2,18 @@
 BUILD    ?= build
 CC       ?= gcc
 CFLAGS   ?= -O2 -g
-ALL_CFLAGS = -std=gnu17 -D_GNU_SOURCE -Wall -Wextra -Werror -I. -I$(BUILD)/gen $(CFLAGS) $(SAN)
+ALL_CFLAGS = -std=gnu17 -D_GNU_SOURCE -Wall -Wextra -Werror -I. -I$(BUILD)/gen $(CFLAGS) $(SAN) \
+             $(PKG_CFLAGS)
 
 LIB_SRC  := $(wildcard libcommon/*.c)
-LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
+PROTO_C  := $(BUILD)/gen/proto/causeway.pb-c.c
+PROTO_OBJ := $(PROTO_C:.c=.o)
+LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(PROTO_OBJ)
+PACKAGES := libpq libprotobuf-c libcrypto jansson libevent libevent_pthreads libevent_openssl libssl libnats
+PKG_CFLAGS = $(shell pkg-config --cflags $(PACKAGES))
+LIBS      = $(shell pkg-config --libs $(PACKAGES)) -lpthread
 UNIT     := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c))
-SOURCES  := $(wildcard libcommon/*.[ch] tests/unit/*.c)
+SOURCES  := $(wildcard libcommon/*.[ch] proto/*.h services/*/*.[ch] tests/unit/*.c)
 
 .PHONY: all bootstrap test asan format format-check lint clean
 all: $(BUILD)/libcommon.a $(UNIT)
@@ -15,7 +21,14 @@ all: $(BUILD)/libcommon.a $(UNIT)
 bootstrap:
 	@scripts/bootstrap
 
-$(BUILD)/%.o: %.c
+$(PROTO_C): proto/causeway.proto
+	@mkdir -p $(@D)
+	protoc-c --c_out=$(@D) --proto_path=proto $<
+
+$(PROTO_OBJ): $(PROTO_C)
+	$(CC) $(ALL_CFLAGS) -c $< -o $@
+
+$(BUILD)/%.o: %.c | $(PROTO_C)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
 
@@ -25,7 +38,7 @@ $(BUILD)/libcommon.a: $(LIB_OBJ)
 
 $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(BUILD)/libcommon.a
 	@mkdir -p $(@D)
-	$(CC) $(SAN) $^ -lcmocka -lcrypto -o $@
+	$(CC) $(SAN) $^ -lcmocka $(LIBS) -o $@
 
 .SECONDARY:
 test: bootstrap
@@ -41,11 +54,11 @@ format:
 format-check:
 	clang-format --dry-run -Werror $(SOURCES)
 
-lint:
+lint: $(PROTO_C)
 	@# one run a file: clang-tidy 14 loses track of va_start in the second of several
-	@for f in $(LIB_SRC); do clang-tidy --quiet $$f -- -std=gnu17 -D_GNU_SOURCE -I. 2>/dev/null || exit 1; done
+	@for f in $(LIB_SRC); do clang-tidy --quiet $$f -- -std=gnu17 -D_GNU_SOURCE -I. -I$(BUILD)/gen $(PKG_CFLAGS) 2>/dev/null || exit 1; done
 
 clean:
 	rm -rf build build-asan
 
--include $(LIB_OBJ:.o=.d) $(wildcard $(BUILD)/tests/unit/*.d)
+-include $(LIB_SRC:%.c=$(BUILD)/%.d) $(wildcard $(BUILD)/tests/unit/*.d)
