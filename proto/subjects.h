@@ -24,5 +24,5 @@ enum cw_subject { CW_SUBJECTS(CW_SUBJECT_ENUM) CW_SUBJECT_COUNT };
 #define CW_LOG_EVENT  "EVENT"
 #define CW_LOG_PUSH   "PUSH"
 
-#define CW_BATCH_MAX_BYTES   (256 * 1024) /* a batch closes here; one larger frame goes alone */
-#define CW_PAYLOAD_MAX_BYTES (7 * 1024 * 1024) /* bus refuses above */
+#define CW_BATCH_MAX_BYTES   (256U << 10) /* a batch closes here; one larger frame goes alone */
+#define CW_PAYLOAD_MAX_BYTES (7U << 20)   /* bus refuses above */

@@ -1,0 +1,43 @@
+/* bus_internal.h - what bus.c and bus_request.c share; nobody else includes it. */
+#pragma once
+
+#include <stdatomic.h>
+#include <sys/queue.h>
+
+#include <event2/event.h>
+#include <nats/nats.h>
+
+#include "libcommon/bus.h"
+
+struct cw_bus_sub {
+    LIST_ENTRY(cw_bus_sub) link;
+    struct cw_bus *bus;
+    natsSubscription *nats;
+    cw_bus_fn *cb;
+    void *arg;
+    bool dead; /* unsubscribed; freed after the sweep that may be looking at it */
+};
+
+struct bus_watch {
+    SLIST_ENTRY(bus_watch) link;
+    void (*cb)(bool connected, void *arg);
+    void *arg;
+};
+
+struct cw_bus {
+    struct event_base *base;
+    natsConnection *nc;
+    struct event *read, *write, *keep, *wake, *sweep;
+    int wake_fd;
+    atomic_uint changes; /* set on a library thread: connections lost and made */
+    unsigned seen;
+    bool connected;
+    bool sweeping;
+    uint64_t epoch, next_inbox;
+    char prefix[40];
+    LIST_HEAD(, cw_bus_sub) subs;
+    LIST_HEAD(, cw_bus_request) requests;
+    SLIST_HEAD(, bus_watch) watches;
+};
+
+void bus_requests_fail(struct cw_bus *bus, int rc);

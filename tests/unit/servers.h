@@ -1,0 +1,100 @@
+/* servers.h - real servers for a unit test: private folder, free port on loopback, gone at the end.
+ */
+#pragma once
+
+#include <arpa/inet.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define SERVER_PATH_LEN 96
+
+struct server {
+    pid_t pid;
+    int port;
+    char dir[SERVER_PATH_LEN];
+};
+
+static inline int free_port(void)
+{
+    struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    socklen_t len = sizeof at;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&at, len) < 0 ||
+        getsockname(fd, (struct sockaddr *)&at, &len) < 0)
+        abort();
+    close(fd);
+    return ntohs(at.sin_port);
+}
+
+/* Waits until something accepts on the port; ends the test when the process dies or after 20 s. */
+static inline void wait_for_port(const struct server *s)
+{
+    struct sockaddr_in at = { .sin_family = AF_INET,
+                              .sin_port = htons((uint16_t)s->port),
+                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    for (int i = 0; i < 2000; i++) {
+        int fd = socket(AF_INET, SOCK_STREAM, 0),
+            rc = connect(fd, (struct sockaddr *)&at, sizeof at);
+        close(fd);
+        if (rc == 0)
+            return;
+        if (waitpid(s->pid, NULL, WNOHANG) == s->pid)
+            break;
+        usleep(10000);
+    }
+    fprintf(stderr, "no server on port %d\n", s->port);
+    abort();
+}
+
+static inline void server_exec(struct server *s, const char *const *argv)
+{
+    s->pid = fork();
+    if (s->pid < 0)
+        abort();
+    if (s->pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that crashes leaves nothing behind */
+        if (!freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr))
+            _exit(126);
+        execvp(argv[0], (char *const *)argv);
+        _exit(127);
+    }
+    wait_for_port(s);
+}
+
+static inline void nats_run(struct server *s)
+{
+    char port[8];
+    snprintf(port, sizeof port, "%d", s->port);
+    server_exec(s, (const char *const[]){ "nats-server", "-a", "127.0.0.1", "-p", port, "-js",
+                                          "-sd", s->dir, NULL });
+}
+
+static inline void nats_start(struct server *s)
+{
+    strcpy(s->dir, "/tmp/cw-nats-XXXXXX");
+    if (!mkdtemp(s->dir))
+        abort();
+    s->port = free_port();
+    nats_run(s);
+}
+
+static inline void server_kill(struct server *s)
+{
+    kill(s->pid, SIGKILL);
+    waitpid(s->pid, NULL, 0);
+}
+
+static inline void server_end(struct server *s)
+{
+    char command[SERVER_PATH_LEN + 16];
+    server_kill(s);
+    snprintf(command, sizeof command, "rm -rf '%s'", s->dir);
+    if (system(command) != 0)
+        abort();
+}
