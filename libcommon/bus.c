@@ -227,8 +227,10 @@ void cw_bus_close(struct cw_bus **at)
     *at = NULL;
     bus->connected = false;
     bus_requests_fail(bus, -ENOTCONN);
-    while (!LIST_EMPTY(&bus->subs))
-        sub_free(LIST_FIRST(&bus->subs));
+    for (struct cw_bus_sub *sub = LIST_FIRST(&bus->subs), *next; sub; sub = next) {
+        next = LIST_NEXT(sub, link);
+        sub_free(sub);
+    }
     if (bus->nc) {
         natsConnection_Close(bus->nc);
         natsConnection_Destroy(bus->nc);

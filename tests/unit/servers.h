@@ -3,7 +3,10 @@
 #pragma once
 
 #include <arpa/inet.h>
+#include <grp.h>
+#include <pwd.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +20,7 @@
 struct server {
     pid_t pid;
     int port;
+    const struct passwd *user; /* NULL: ours */
     char dir[SERVER_PATH_LEN];
 };
 
@@ -32,8 +36,8 @@ static inline int free_port(void)
     return ntohs(at.sin_port);
 }
 
-/* Waits until something accepts on the port; ends the test when the process dies or after 20 s. */
-static inline void wait_for_port(const struct server *s)
+/* Waits until something accepts on the port; false when the process dies or after 20 s. */
+static inline bool wait_for_port(const struct server *s)
 {
     struct sockaddr_in at = { .sin_family = AF_INET,
                               .sin_port = htons((uint16_t)s->port),
@@ -43,28 +47,41 @@ static inline void wait_for_port(const struct server *s)
             rc = connect(fd, (struct sockaddr *)&at, sizeof at);
         close(fd);
         if (rc == 0)
-            return;
+            return true;
         if (waitpid(s->pid, NULL, WNOHANG) == s->pid)
             break;
         usleep(10000);
     }
-    fprintf(stderr, "no server on port %d\n", s->port);
-    abort();
+    return false;
 }
 
-static inline void server_exec(struct server *s, const char *const *argv)
+static inline void server_spawn(struct server *s, const char *const *argv)
 {
     s->pid = fork();
     if (s->pid < 0)
         abort();
     if (s->pid == 0) {
+        if (s->user && (setgid(s->user->pw_gid) < 0 || setuid(s->user->pw_uid) < 0))
+            _exit(125);
         prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that crashes leaves nothing behind */
         if (!freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr))
             _exit(126);
         execvp(argv[0], (char *const *)argv);
         _exit(127);
     }
-    wait_for_port(s);
+}
+
+static inline void server_exec(struct server *s, const char *const *argv)
+{
+    /* a killed postmaster's children hold its shared memory for a moment: then it is tried again */
+    for (int i = 0; i < 20; i++) {
+        server_spawn(s, argv);
+        if (wait_for_port(s))
+            return;
+        usleep(100000);
+    }
+    fprintf(stderr, "%s does not come up on port %d\n", argv[0], s->port);
+    abort();
 }
 
 static inline void nats_run(struct server *s)
@@ -82,6 +99,36 @@ static inline void nats_start(struct server *s)
         abort();
     s->port = free_port();
     nats_run(s);
+}
+
+#define PG_BIN "/usr/lib/postgresql/15/bin/"
+
+static inline void pg_run(struct server *s)
+{
+    char port[8];
+    snprintf(port, sizeof port, "%d", s->port);
+    server_exec(s, (const char *const[]){ PG_BIN "postgres", "-D", s->dir, "-p", port, "-h",
+                                          "127.0.0.1", "-k", "", NULL });
+}
+
+/* PostgreSQL refuses to run as root: then as user postgres. Superuser postgres, trusted. */
+static inline void pg_start(struct server *s)
+{
+    int status;
+    strcpy(s->dir, "/tmp/cw-pg-XXXXXX");
+    if (!mkdtemp(s->dir))
+        abort();
+    if (geteuid() == 0) {
+        s->user = getpwnam("postgres");
+        if (!s->user || chown(s->dir, s->user->pw_uid, s->user->pw_gid) < 0)
+            abort();
+    }
+    server_spawn(s, (const char *const[]){ PG_BIN "initdb", "-D", s->dir, "-U", "postgres", "-A",
+                                           "trust", "-N", "--no-locale", "-E", "UTF8", NULL });
+    if (waitpid(s->pid, &status, 0) < 0 || status != 0)
+        abort();
+    s->port = free_port();
+    pg_run(s);
 }
 
 static inline void server_kill(struct server *s)
