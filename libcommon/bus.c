@@ -133,6 +133,14 @@ static void on_change(natsConnection *nc, void *closure)
     eventfd_write(bus->wake_fd, 1);
 }
 
+/* The last call that the library makes for a connection. */
+static void on_closed(natsConnection *nc, void *closure)
+{
+    struct cw_bus *bus = closure;
+    (void)nc;
+    sem_post(&bus->closed);
+}
+
 static void tell(struct cw_bus *bus, bool connected)
 {
     struct bus_watch *w;
@@ -183,6 +191,7 @@ static natsStatus set_options(natsOptions *o, struct cw_bus *bus, const struct c
     natsOptions_SetMaxPendingMsgs(o, -1);
     natsOptions_SetDisconnectedCB(o, on_change, bus);
     natsOptions_SetReconnectedCB(o, on_change, bus);
+    natsOptions_SetClosedCB(o, on_closed, bus);
     return natsOptions_SetEventLoop(o, bus, attach, poll_read, poll_write, detach);
 }
 
@@ -203,6 +212,7 @@ struct cw_bus *cw_bus_open(struct event_base *base, const struct cw_bus_config *
     char random[17];
     struct cw_bus *bus = cw_calloc(1, sizeof *bus);
     bus->base = base;
+    sem_init(&bus->closed, 0, 0);
     bus->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     snprintf(bus->prefix, sizeof bus->prefix, "_INBOX.%s", cw_random_hex(random, 16));
     natsStatus s = bus->wake_fd < 0 ? NATS_NO_MEMORY : connect_now(bus, cfg);
@@ -233,6 +243,8 @@ void cw_bus_close(struct cw_bus **at)
     }
     if (bus->nc) {
         natsConnection_Close(bus->nc);
+        while (sem_wait(&bus->closed) < 0) /* its threads may still be in on_change() */
+            ;
         natsConnection_Destroy(bus->nc);
     }
     for (struct bus_watch *w = SLIST_FIRST(&bus->watches), *next; w; w = next) {
@@ -245,6 +257,7 @@ void cw_bus_close(struct cw_bus **at)
         event_free(bus->sweep);
     if (bus->wake_fd >= 0)
         close(bus->wake_fd);
+    sem_destroy(&bus->closed);
     free(bus);
 }
 
@@ -341,6 +354,12 @@ void cw_bus_unsubscribe(struct cw_bus_sub **at)
 }
 
 void cw_bus_sub_drain(struct cw_bus_sub *sub) { natsSubscription_Drain(sub->nats); }
+
+bool cw_bus_sub_drained(struct cw_bus_sub *sub)
+{
+    sub_sweep(sub, SWEEP_MESSAGES);
+    return natsSubscription_DrainCompletionStatus(sub->nats) != NATS_ILLEGAL_STATE;
+}
 
 char *cw_bus_inbox(struct cw_bus *bus, char *out, size_t size, const char *word)
 {

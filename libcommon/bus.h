@@ -51,6 +51,8 @@ struct cw_bus_sub *cw_bus_subscribe(struct cw_bus *bus, const char *subject, con
 void cw_bus_unsubscribe(struct cw_bus_sub **sub);
 /* Stops delivery of new messages from the server, delivers what has arrived; for drains. */
 void cw_bus_sub_drain(struct cw_bus_sub *sub);
+/* True once nothing more can come from it. */
+bool cw_bus_sub_drained(struct cw_bus_sub *sub);
 /* A fresh subject below this process's inbox prefix: "<prefix>.<word>.<counter>", for reply
  * subjects. */
 char *cw_bus_inbox(struct cw_bus *bus, char *out, size_t size, const char *word);

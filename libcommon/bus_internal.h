@@ -1,6 +1,7 @@
 /* bus_internal.h - what bus.c and bus_request.c share; nobody else includes it. */
 #pragma once
 
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <sys/queue.h>
 
@@ -30,6 +31,7 @@ struct cw_bus {
     struct event *read, *write, *keep, *wake, *sweep;
     int wake_fd;
     atomic_uint changes; /* set on a library thread: connections lost and made */
+    sem_t closed;
     unsigned seen;
     bool connected;
     bool sweeping;

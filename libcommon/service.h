@@ -59,6 +59,9 @@ void cw_app_release(struct cw_app *app, const char *reason);
 void cw_app_fault(struct cw_app *app, const char *what, const char *fmt, ...) CW_PRINTF(3, 4);
 void cw_app_fault_clear(struct cw_app *app, const char *what);
 void cw_app_in_flight(struct cw_app *app, int delta);
+/* The subscription is drained first thing on SIGTERM: new calls go to other instances. */
+struct cw_bus_sub;
+void cw_app_on_drain(struct cw_app *app, struct cw_bus_sub *sub);
 /* Ends the process in order with an exit code, e.g. when a fence was lost. */
 void cw_app_exit(struct cw_app *app, int code);
 

@@ -109,6 +109,11 @@ static inline void pg_run(struct server *s)
     snprintf(port, sizeof port, "%d", s->port);
     server_exec(s, (const char *const[]){ PG_BIN "postgres", "-D", s->dir, "-p", port, "-h",
                                           "127.0.0.1", "-k", "", NULL });
+    char ask[128]; /* it listens before it has recovered */
+    snprintf(ask, sizeof ask, "until %spg_isready -qh 127.0.0.1 -p %d; do sleep 0.02; done", PG_BIN,
+             s->port);
+    if (system(ask) != 0)
+        abort();
 }
 
 /* PostgreSQL refuses to run as root: then as user postgres. Superuser postgres, trusted. */
