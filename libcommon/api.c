@@ -12,11 +12,13 @@
 #define HEADERS_MAX 4
 
 struct server {
+    struct server *next;
     struct cw_app *app;
     const struct cw_api_op *ops;
     void *self;
     struct cw_metric *calls, *late;
 };
+static struct server *servers; /* as long as the process */
 
 struct cw_api_call {
     struct server *server;
@@ -168,8 +170,9 @@ static void on_request(const struct cw_bus_msg *msg, void *arg)
 void cw_api_serve(struct cw_app *app, const char *service, const struct cw_api_op *ops, void *self)
 {
     char subject[64];
-    struct server *s = cw_calloc(1, sizeof *s); /* as long as the process */
-    *s = (struct server){ .app = app, .ops = ops, .self = self };
+    struct server *s = cw_calloc(1, sizeof *s);
+    *s = (struct server){ .next = servers, .app = app, .ops = ops, .self = self };
+    servers = s;
     s->calls = cw_counter("causeway_api_calls_total", NULL, "Calls taken from the bus");
     s->late = cw_counter("causeway_api_late_total", NULL, "Calls dropped past their deadline");
     snprintf(subject, sizeof subject, "api.%s.*", service);
