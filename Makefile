@@ -15,8 +15,11 @@ LIBS      = $(shell pkg-config --libs $(PACKAGES)) -lpthread
 UNIT     := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c))
 SOURCES  := $(wildcard libcommon/*.[ch] proto/*.h services/*/*.[ch] tests/unit/*.c)
 
+DAEMONS  := $(notdir $(wildcard services/*))
+DAEMON_BINS := $(DAEMONS:%=$(BUILD)/bin/%)
+
 .PHONY: all bootstrap test asan format format-check lint clean
-all: $(BUILD)/libcommon.a $(UNIT)
+all: $(BUILD)/libcommon.a $(UNIT) $(DAEMON_BINS)
 
 bootstrap:
 	@scripts/bootstrap
@@ -39,6 +42,12 @@ $(BUILD)/libcommon.a: $(LIB_OBJ)
 $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(BUILD)/libcommon.a
 	@mkdir -p $(@D)
 	$(CC) $(SAN) $^ -lcmocka $(LIBS) -o $@
+
+# A daemon is its folder and libcommon; a test names foreign objects on a line "links: a.c b.c".
+.SECONDEXPANSION:
+$(DAEMON_BINS): $(BUILD)/bin/%: $$(patsubst %.c,$(BUILD)/%.o,$$(wildcard services/%/*.c)) $(BUILD)/libcommon.a
+	@mkdir -p $(@D)
+	$(CC) $(SAN) $^ $(LIBS) -o $@
 
 .SECONDARY:
 test: bootstrap
