@@ -13,6 +13,7 @@
 #include "libcommon/clock.h"
 #include "libcommon/log.h"
 #include "tests/unit/servers.h"
+#include "tests/unit/until.h"
 
 static struct server nats;
 static struct event_base *base;
@@ -47,18 +48,6 @@ static int stop(void **state)
     return 0;
 }
 
-/* Runs the loop until *n reaches want; the condition, not the time, ends it. */
-static void run_until(const int *n, int want)
-{
-    int64_t until_ms = cw_mono_ms() + 20000;
-    while (*n < want) {
-        assert_true(cw_mono_ms() < until_ms);
-        struct timeval tick = { 0, 20000 };
-        event_base_loopexit(base, &tick);
-        event_base_dispatch(base);
-    }
-}
-
 struct got {
     int n, rc, no_responders;
     char text[64], header[64];
@@ -81,7 +70,7 @@ static void a_published_message_arrives_with_its_headers(void **state)
     struct cw_bus_sub *sub = cw_bus_subscribe(bus, "t.*", NULL, on_msg, &g);
     const struct cw_header h = { "Cw-From", "17" };
     assert_int_equal(cw_bus_publish_headers(bus, "t.a", NULL, &h, 1, "hello", 5), 0);
-    run_until(&g.n, 1);
+    run_until(base, &g.n, 1);
     assert_string_equal(g.text, "hello");
     assert_string_equal(g.header, "17");
     cw_bus_unsubscribe(&sub);
@@ -118,15 +107,15 @@ static void a_request_is_answered_or_says_why_not(void **state)
     struct got g = { 0 };
     struct cw_bus_sub *sub = cw_bus_subscribe(bus, "echo", "q", echo, NULL);
     assert_non_null(cw_bus_request(bus, "echo", "ping", 4, 5000, on_reply, &g));
-    run_until(&g.n, 1);
+    run_until(base, &g.n, 1);
     assert_int_equal(g.rc, 0);
     assert_string_equal(g.text, "ping");
     assert_non_null(cw_bus_request(bus, "echo", "", 0, 50, on_reply, &g));
-    run_until(&g.n, 2);
+    run_until(base, &g.n, 2);
     assert_int_equal(g.rc, -ETIMEDOUT);
     cw_bus_unsubscribe(&sub);
     assert_non_null(cw_bus_request(bus, "nobody", "x", 1, 5000, on_reply, &g));
-    run_until(&g.n, 3);
+    run_until(base, &g.n, 3);
     assert_int_equal(g.rc, -EHOSTUNREACH);
 }
 
@@ -139,7 +128,7 @@ static void a_cancelled_request_stays_silent(void **state)
     cw_bus_request_cancel(&req);
     assert_null(req);
     cw_bus_request(bus, "echo", "b", 1, 5000, on_reply, &g);
-    run_until(&g.n, 1);
+    run_until(base, &g.n, 1);
     assert_int_equal(cancelled.n, 0);
     cw_bus_unsubscribe(&sub);
 }
@@ -164,18 +153,18 @@ static void a_killed_server_is_noticed_and_found_again(void **state)
     cw_bus_watch(bus, on_change, &seen);
     assert_int_equal(seen.made, 1);
     cw_bus_request(bus, "mute", "", 0, 60000, on_reply, &waiting);
-    run_until(&g.n, 1); /* it has arrived, so it is really waiting */
+    run_until(base, &g.n, 1); /* it has arrived, so it is really waiting */
     server_kill(&nats);
-    run_until(&waiting.n, 1);
+    run_until(base, &waiting.n, 1);
     assert_int_equal(waiting.rc, -ENOTCONN);
     assert_false(cw_bus_connected(bus));
     assert_int_equal(cw_bus_publish(bus, "t.c", NULL, "x", 1), -ENOTCONN);
     assert_null(cw_bus_request(bus, "echo", "x", 1, 100, on_reply, &waiting));
     nats_run(&nats);
-    run_until(&seen.made, 2);
+    run_until(base, &seen.made, 2);
     assert_true(cw_bus_epoch(bus) > epoch);
     assert_int_equal(cw_bus_publish(bus, "t.c", NULL, "back", 4), 0);
-    run_until(&g.n, 2);
+    run_until(base, &g.n, 2);
     assert_string_equal(g.text, "back");
     cw_bus_unsubscribe(&sub);
     cw_bus_unsubscribe(&mute);

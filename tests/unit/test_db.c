@@ -12,6 +12,7 @@
 #include "libcommon/db.h"
 #include "libcommon/log.h"
 #include "tests/unit/servers.h"
+#include "tests/unit/until.h"
 
 static struct server pg;
 static struct event_base *base;
@@ -22,18 +23,6 @@ static void on_change(bool connected, void *arg)
 {
     (void)arg;
     connected ? made++ : lost++;
-}
-
-/* Runs the loop until *n reaches want; the condition, not the time, ends it. */
-static void run_until(const int *n, int want)
-{
-    int64_t until_ms = cw_mono_ms() + 30000;
-    while (*n < want) {
-        assert_true(cw_mono_ms() < until_ms);
-        struct timeval tick = { 0, 20000 };
-        event_base_loopexit(base, &tick);
-        event_base_dispatch(base);
-    }
 }
 
 static int start(void **state)
@@ -47,7 +36,7 @@ static int start(void **state)
              pg.port);
     db = cw_db_open(base, conninfo, "test");
     cw_db_watch(db, on_change, NULL);
-    run_until(&made, 1);
+    run_until(base, &made, 1);
     return 0;
 }
 
@@ -98,7 +87,7 @@ static void statements_are_answered_in_order_and_one_error_spoils_no_other(void 
     assert_non_null(cw_db_exec(db, &no_table, 0, NULL, on_result, &bug));
     assert_non_null(cw_db_exec(db, &both, 2, null, on_result, &b));
     assert_int_equal(cw_db_waiting(db), 4);
-    run_until(&b.n, 1);
+    run_until(base, &b.n, 1);
     assert_int_equal(a.n + bad.n + bug.n, 3);
     assert_string_equal(a.text, "lamp");
     assert_int_equal(a.number, -42);
@@ -117,9 +106,9 @@ static void a_statement_that_could_not_be_prepared_is_tried_again(void **state)
     struct got g = { 0 };
     cw_db_exec(db, &no_table, 0, NULL, on_result, &g);
     cw_db_query(db, "CREATE TABLE nowhere AS SELECT 'here' AS text, 5 AS number", on_result, &g);
-    run_until(&g.n, 2);
+    run_until(base, &g.n, 2);
     cw_db_exec(db, &no_table, 0, NULL, on_result, &g);
-    run_until(&g.n, 3);
+    run_until(base, &g.n, 3);
     assert_string_equal(g.text, "here");
 }
 
@@ -151,7 +140,7 @@ static void arrays_travel_in_binary(void **state)
         for (size_t i = 0; i < 5; i++)
             par[i] = cw_db_array_param(&a[i]);
         cw_db_exec(db, &rows, 5, par, on_result, &g);
-        run_until(&g.n, round + 1);
+        run_until(base, &g.n, round + 1);
         assert_string_equal(g.text, "--100fffalse,lamp000fftrue");
         assert_true(g.number == 1LL << 41);
     }
@@ -160,7 +149,7 @@ static void arrays_travel_in_binary(void **state)
         par[i] = cw_db_array_param(&a[i]);
     }
     cw_db_exec(db, &rows, 5, par, on_result, &g);
-    run_until(&g.n, 3);
+    run_until(base, &g.n, 3);
     assert_string_equal(g.text, "NULL");
     for (size_t i = 0; i < 5; i++)
         cw_db_array_free(&a[i]);
@@ -175,12 +164,12 @@ static void a_transaction_may_be_pipelined_and_fails_as_one(void **state)
     cw_db_query(db, "INSERT INTO once VALUES (1), (1)", on_result, &g[1]);
     cw_db_exec(db, &divide, 1, &CW_TEXT("1"), on_result, &g[2]);
     cw_db_query(db, "COMMIT", on_result, &g[3]);
-    run_until(&g[3].n, 1);
+    run_until(base, &g[3].n, 1);
     assert_int_equal(g[1].outcome, CW_DB_REFUSED);
     assert_string_equal(g[2].state, "25P02");
     assert_int_equal(g[2].outcome, CW_DB_RETRY);
     cw_db_query(db, "SELECT count(*) AS number, '' AS text FROM once", on_result, &g[4]);
-    run_until(&g[4].n, 2);
+    run_until(base, &g[4].n, 2);
     assert_int_equal(g[4].number, 0);
 }
 
@@ -190,7 +179,7 @@ static void a_cancelled_statement_stays_silent(void **state)
     struct got silent = { 0 }, g = { 0 };
     cw_db_cancel(cw_db_query(db, "SELECT 1", on_result, &silent));
     cw_db_query(db, "SELECT 1", on_result, &g);
-    run_until(&g.n, 1);
+    run_until(base, &g.n, 1);
     assert_int_equal(silent.n, 0);
 }
 
@@ -203,15 +192,15 @@ static void a_killed_server_fails_what_waits_and_is_found_again(void **state)
     int made_before = made;
     cw_db_query(db, "SELECT pg_sleep(60)", on_result, &waiting);
     server_kill(&pg);
-    run_until(&waiting.n, 1);
+    run_until(base, &waiting.n, 1);
     assert_int_equal(waiting.outcome, CW_DB_RETRY);
     assert_int_equal(lost, 1);
     assert_false(cw_db_connected(db));
     assert_null(cw_db_exec(db, &both, 2, par, on_result, &g));
     pg_run(&pg);
-    run_until(&made, made_before + 1);
+    run_until(base, &made, made_before + 1);
     assert_non_null(cw_db_exec(db, &both, 2, par, on_result, &g)); /* prepared anew */
-    run_until(&g.n, 1);
+    run_until(base, &g.n, 1);
     assert_string_equal(g.text, "back");
 }
 
@@ -220,7 +209,7 @@ static void a_reset_drops_the_connection_and_makes_another(void **state)
     (void)state;
     int made_before = made, pid = cw_db_backend_pid(db);
     cw_db_reset(db);
-    run_until(&made, made_before + 1);
+    run_until(base, &made, made_before + 1);
     assert_int_not_equal(cw_db_backend_pid(db), pid);
 }
 

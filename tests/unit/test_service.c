@@ -17,6 +17,7 @@
 #include "libcommon/clock.h"
 #include "libcommon/service.h"
 #include "tests/unit/servers.h"
+#include "tests/unit/until.h"
 
 /* ---- the daemon: echoes at once, slowly, or not at all */
 
@@ -181,17 +182,6 @@ static void ask(struct answer *a, const char *operation, int64_t deadline_ms, co
     assert_non_null(cw_bus_request(bus, subject, packed, n, 2000, on_answer, a));
 }
 
-static void run_until(const int *n, int want)
-{
-    int64_t until_ms = cw_mono_ms() + 20000;
-    while (*n < want) {
-        assert_true(cw_mono_ms() < until_ms);
-        struct timeval tick = { 0, 10000 };
-        event_base_loopexit(base, &tick);
-        event_base_dispatch(base);
-    }
-}
-
 static pid_t daemon_pid;
 
 static int start(void **state)
@@ -244,7 +234,7 @@ static void a_call_is_answered_by_its_handler(void **state)
     (void)state;
     struct answer a = { 0 };
     ask(&a, "echo", cw_now_ms() + 2000, "{\"on\":true}");
-    run_until(&a.n, 1);
+    run_until(base, &a.n, 1);
     assert_int_equal(a.status, 201);
     assert_string_equal(a.header, "X-Test=yes");
     assert_string_equal(a.body, "{\"who\":\"me\",\"limit\":10,\"body\":{\"on\":true}}");
@@ -255,7 +245,7 @@ static void a_failure_names_code_and_detail_in_valid_utf8(void **state)
     (void)state;
     struct answer a = { 0 };
     ask(&a, "slow", cw_now_ms() + 2000, "");
-    run_until(&a.n, 1);
+    run_until(base, &a.n, 1);
     assert_int_equal(a.status, 404);
     assert_string_equal(a.body,
                         "{\"error_code\":\"IOTDA.014000\",\"error_msg\":\"The device does not "
@@ -268,9 +258,9 @@ static void an_unknown_operation_says_so_and_a_late_call_is_dropped(void **state
     struct answer a = { 0 }, late = { 0 };
     ask(&late, "echo", cw_now_ms() - 1, "");
     ask(&a, "fly", cw_now_ms() + 2000, "");
-    run_until(&a.n, 1);
+    run_until(base, &a.n, 1);
     assert_int_equal(a.status, 501);
-    run_until(&late.n, 1);
+    run_until(base, &late.n, 1);
     assert_int_equal(late.rc, -ETIMEDOUT);
     assert_non_null(strstr(admin_get("/metrics"), "causeway_api_late_total 1\n"));
 }
@@ -290,7 +280,7 @@ static void lost_servers_are_named_and_found_again(void **state)
     while (cw_bus_epoch(bus) < 2 || !cw_bus_connected(bus)) /* lost and found, by us as well */
         event_base_loop(base, EVLOOP_ONCE);
     ask(&a, "echo", cw_now_ms() + 2000, "");
-    run_until(&a.n, 1);
+    run_until(base, &a.n, 1);
     assert_int_equal(a.status, 201);
 }
 
@@ -301,10 +291,10 @@ static void a_drain_finishes_what_was_taken(void **state)
     for (size_t i = 0; i < CW_ARRAY_LEN(a); i++)
         ask(&a[i], "slow", cw_now_ms() + 2000, "");
     ask(&last, "echo", cw_now_ms() + 2000, "");
-    run_until(&last.n, 1); /* the last has been taken, so have the others */
+    run_until(base, &last.n, 1); /* the last has been taken, so have the others */
     kill(daemon_pid, SIGTERM);
     for (size_t i = 0; i < CW_ARRAY_LEN(a); i++) {
-        run_until(&a[i].n, 1);
+        run_until(base, &a[i].n, 1);
         assert_int_equal(a[i].status, 404);
     }
     assert_int_equal(exit_code(daemon_pid), 0);
