@@ -57,14 +57,14 @@ struct cw_verdict {
 struct cw_verdicts {
     struct cw_verdict *items;
     size_t n, cap;
-    size_t bad; /* how many are not OK */
+    size_t bad;    /* how many are not OK */
+    size_t nearby; /* names looked up by likeness: bounded, since that is dear */
 };
 void cw_verdicts_reset(struct cw_verdicts *v); /* keeps the memory of the list */
 void cw_verdicts_free(struct cw_verdicts *v);
 
 /* A report's properties of one service: adds one verdict per property, or a single one when the
- * service is unknown or properties is no object. A NUL inside a name never matches. Returns true if
- * all are OK. */
+ * service is unknown or properties is no object. Returns true if all are OK. */
 bool cw_model_check_report(const struct cw_model *m, const char *service_id,
                            const json_t *properties, struct cw_verdicts *out);
 /* The same for values that an application wants set (desired, properties/set): also writable; JSON
