@@ -8,7 +8,9 @@ ALL_CFLAGS = -std=gnu17 -D_GNU_SOURCE -Wall -Wextra -Werror -I. -I$(BUILD)/gen $
 LIB_SRC  := $(wildcard libcommon/*.c)
 PROTO_C  := $(BUILD)/gen/proto/causeway.pb-c.c
 PROTO_OBJ := $(PROTO_C:.c=.o)
-LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(PROTO_OBJ)
+ROUTES_C := $(BUILD)/gen/proto/routes.c
+ROUTES_OBJ := $(ROUTES_C:.c=.o)
+LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(PROTO_OBJ) $(ROUTES_OBJ)
 PACKAGES := libpq libprotobuf-c libcrypto jansson libevent libevent_pthreads libevent_openssl libssl libnats
 PKG_CFLAGS = $(shell pkg-config --cflags $(PACKAGES))
 LIBS      = $(shell pkg-config --libs $(PACKAGES)) -lpthread
@@ -31,7 +33,14 @@ $(PROTO_C): proto/causeway.proto
 $(PROTO_OBJ): $(PROTO_C)
 	$(CC) $(ALL_CFLAGS) -c $< -o $@
 
-$(BUILD)/%.o: %.c | $(PROTO_C)
+$(ROUTES_C): proto/openapi.json proto/gen_routes.py libcommon/error.h
+	@mkdir -p $(@D)
+	python3 proto/gen_routes.py proto/openapi.json $(@D)
+
+$(ROUTES_OBJ): $(ROUTES_C) proto/route_table.h
+	$(CC) $(ALL_CFLAGS) -c $< -o $@
+
+$(BUILD)/%.o: %.c | $(PROTO_C) $(ROUTES_C)
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
 
@@ -39,12 +48,13 @@ $(BUILD)/libcommon.a: $(LIB_OBJ)
 	@rm -f $@
 	ar rcs $@ $^
 
-$(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(BUILD)/libcommon.a
+# A daemon is its folder and libcommon; a test names foreign objects on a line "links: a.c b.c".
+links = $(patsubst %.c,$(BUILD)/%.o,$(shell sed -n 's|.*links: \(.*[.]c\).*|\1|p' tests/unit/$(1).c))
+.SECONDEXPANSION:
+$(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $$(call links,$$*) $(BUILD)/libcommon.a
 	@mkdir -p $(@D)
 	$(CC) $(SAN) $^ -lcmocka $(LIBS) -o $@
 
-# A daemon is its folder and libcommon; a test names foreign objects on a line "links: a.c b.c".
-.SECONDEXPANSION:
 $(DAEMON_BINS): $(BUILD)/bin/%: $$(patsubst %.c,$(BUILD)/%.o,$$(wildcard services/%/*.c)) $(BUILD)/libcommon.a
 	@mkdir -p $(@D)
 	$(CC) $(SAN) $^ $(LIBS) -o $@
@@ -63,7 +73,7 @@ format:
 format-check:
 	clang-format --dry-run -Werror $(SOURCES)
 
-lint: $(PROTO_C)
+lint: $(PROTO_C) $(ROUTES_C)
 	@# one run a file: clang-tidy 14 loses track of va_start in the second of several
 	@for f in $(LIB_SRC); do clang-tidy --quiet $$f -- -std=gnu17 -D_GNU_SOURCE -I. -I$(BUILD)/gen $(PKG_CFLAGS) 2>/dev/null || exit 1; done
 
