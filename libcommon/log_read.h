@@ -15,21 +15,12 @@
 #pragma once
 
 #include "libcommon/db.h"
+#include "libcommon/log_fetch.h"
 #include "libcommon/util.h"
 
 struct cw_app;
 struct cw_log_reader;
 struct cw_log_txn;
-
-/* One message of the log, borrowed until done(). */
-struct cw_record {
-    uint32_t partition;
-    uint64_t seq;
-    int64_t stored_ms; /* when the stream took it */
-    const char *batch; /* Cw-Batch of UPLINK, or NULL */
-    const void *data;
-    size_t len;
-};
 
 struct cw_log_reader_config {
     const char *log;    /* CW_LOG_UPLINK … */
@@ -41,7 +32,7 @@ struct cw_log_reader_config {
     bool trims;         /* first mandatory reader of its log: trims it */
     void *self;
 
-    /* Must end in one cw_log_txn_prepared(), now or later. */
+    /* Must end in one cw_log_txn_prepared(), now or later. Records are borrowed until done(). */
     void (*prepare)(struct cw_log_txn *txn, const struct cw_record *records, size_t n, void *self);
     /* Sends statements by cw_log_txn_exec(); after the position's UPDATE. */
     void (*effects)(struct cw_log_txn *txn, void *self);
