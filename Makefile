@@ -15,13 +15,16 @@ PACKAGES := libpq libprotobuf-c libcrypto jansson libevent libevent_pthreads lib
 PKG_CFLAGS = $(shell pkg-config --cflags $(PACKAGES))
 LIBS      = $(shell pkg-config --libs $(PACKAGES)) -lpthread
 UNIT     := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c))
-SOURCES  := $(wildcard libcommon/*.[ch] proto/*.h services/*/*.[ch] tests/unit/*.c)
+SOURCES  := $(wildcard libcommon/*.[ch] proto/*.h services/*/*.[ch] tests/*/*.[ch])
 
 DAEMONS  := $(notdir $(wildcard services/*))
 DAEMON_BINS := $(DAEMONS:%=$(BUILD)/bin/%)
+SWARM_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/load/*.c))
+SIM_OBJ   := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/simulator/*.c))
+TOOLS     := $(BUILD)/bin/swarm $(BUILD)/bin/simulator
 
 .PHONY: all bootstrap test asan format format-check lint clean
-all: $(BUILD)/libcommon.a $(UNIT) $(DAEMON_BINS)
+all: $(BUILD)/libcommon.a $(UNIT) $(DAEMON_BINS) $(TOOLS)
 
 bootstrap:
 	@scripts/bootstrap
@@ -59,6 +62,15 @@ $(DAEMON_BINS): $(BUILD)/bin/%: $$(patsubst %.c,$(BUILD)/%.o,$$(wildcard service
 	@mkdir -p $(@D)
 	$(CC) $(SAN) $^ $(LIBS) -o $@
 
+# The device swarm and the simulator know nothing of the platform: no libcommon.
+$(BUILD)/bin/swarm: $(SWARM_OBJ)
+	@mkdir -p $(@D)
+	$(CC) $(SAN) $^ -lcrypto -lm -o $@
+
+$(BUILD)/bin/simulator: $(SIM_OBJ)
+	@mkdir -p $(@D)
+	$(CC) $(SAN) $^ $(shell pkg-config --libs libmosquitto jansson libcrypto) -lm -o $@
+
 .SECONDARY:
 test: bootstrap
 	@$(MAKE) --no-print-directory all
@@ -80,4 +92,4 @@ lint: $(PROTO_C) $(ROUTES_C)
 clean:
 	rm -rf build build-asan
 
--include $(LIB_SRC:%.c=$(BUILD)/%.d) $(wildcard $(BUILD)/tests/unit/*.d)
+-include $(shell find $(BUILD) -name "*.d" 2>/dev/null)
