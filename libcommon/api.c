@@ -11,8 +11,17 @@
 
 #define HEADERS_MAX 4
 
+struct raw_op {
+    struct raw_op *next;
+    const char *operation;
+    cw_bus_fn *fn;
+    void *arg;
+};
+
 struct server {
     struct server *next;
+    const char *service;
+    struct raw_op *raw;
     struct cw_app *app;
     const struct cw_api_op *ops;
     void *self;
@@ -143,9 +152,35 @@ static void dispatch(struct server *s, struct cw_api_call *call)
     cw_api_fail(call, CW_E_NOT_BUILT, "Operation %s is not served.", call->request->operation);
 }
 
+static bool dispatch_raw(struct server *s, const struct cw_bus_msg *msg)
+{
+    const char *operation = msg->subject ? strrchr(msg->subject, '.') : NULL;
+    for (struct raw_op *op = s->raw; op && operation; op = op->next)
+        if (strcmp(op->operation, operation + 1) == 0) {
+            cw_metric_add(s->calls, 1);
+            op->fn(msg, op->arg);
+            return true;
+        }
+    return false;
+}
+
+void cw_api_serve_raw(const char *service, const char *operation, cw_bus_fn *fn, void *arg)
+{
+    struct server *s = servers;
+    while (s && strcmp(s->service, service) != 0)
+        s = s->next;
+    if (!s)
+        abort(); /* a mistake in the source */
+    struct raw_op *op = cw_calloc(1, sizeof *op);
+    *op = (struct raw_op){ s->raw, operation, fn, arg };
+    s->raw = op;
+}
+
 static void on_request(const struct cw_bus_msg *msg, void *arg)
 {
     struct server *s = arg;
+    if (dispatch_raw(s, msg))
+        return;
     Causeway__ApiRequest *request =
         msg->reply ? causeway__api_request__unpack(NULL, msg->len, msg->data) : NULL;
     cw_metric_add(s->calls, 1);
@@ -171,7 +206,9 @@ void cw_api_serve(struct cw_app *app, const char *service, const struct cw_api_o
 {
     char subject[64];
     struct server *s = cw_calloc(1, sizeof *s);
-    *s = (struct server){ .next = servers, .app = app, .ops = ops, .self = self };
+    *s = (struct server){
+        .next = servers, .service = service, .app = app, .ops = ops, .self = self
+    };
     servers = s;
     s->calls = cw_counter("causeway_api_calls_total", NULL, "Calls taken from the bus");
     s->late = cw_counter("causeway_api_late_total", NULL, "Calls dropped past their deadline");

@@ -25,6 +25,13 @@ struct cw_api_op {
  * instances. */
 void cw_api_serve(struct cw_app *app, const char *service, const struct cw_api_op *ops, void *self);
 
+/* An operation whose request and answer are messages of their own (causeway.proto), not an
+ * ApiRequest: fn gets what arrived, and publishes its answer to msg->reply. Call it right after
+ * cw_api_serve() of the same service; fn and arg outlive the process. */
+struct cw_bus_msg;
+void cw_api_serve_raw(const char *service, const char *operation,
+                      void (*fn)(const struct cw_bus_msg *msg, void *arg), void *arg);
+
 const Causeway__ApiRequest *cw_api_request(const struct cw_api_call *call);
 const char *cw_api_path(const struct cw_api_call *call, const char *name);  /* "" if absent */
 const char *cw_api_query(const struct cw_api_call *call, const char *name); /* NULL if absent */

@@ -42,6 +42,7 @@
     X(NOT_SUBSCRIBED, "014112", 403, "The device has not subscribed.", "Subscribe the topic.")     \
     X(NOT_FOR_PROTOCOL, "014114", 403, "Not for this protocol.", "Use a synchronous command.")     \
     X(HAS_CHILDREN, "014900", 403, "Operation not allowed.", "Delete its child devices first.")    \
+    X(DEPTH, "014901", 403, "Operation not allowed.", "Attach it to a gateway higher up.")         \
     X(NO_GATEWAY, "014902", 400, "Invalid input.", "Name a gateway that exists.")                  \
     X(MESSAGE_TAKEN, "014905", 400, "Invalid input.", "Choose another message_id.")                \
     X(NOT_IN_MODEL, "014906", 400, "Invalid input.", "Use a service and command of the model.")    \

@@ -65,7 +65,7 @@ static void add(struct check *c, enum cw_verdict_code code, const char *name, ch
 
 static unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
 
-static char lower(char c) { return c >= 'A' && c <= 'Z' ? (char)(c + 32) : c; }
+static int lower(char c) { return c >= 'A' && c <= 'Z' ? c + 32 : c; }
 
 /* Edits (insert, remove, replace, swap neighbours) from a to b, letters of either case being equal.
  * Both at most LIKE_MAX bytes. */
@@ -78,7 +78,7 @@ static unsigned distance(const char *a, size_t a_len, const char *b, size_t b_le
         unsigned *now = rows[i % 3], *last = rows[(i + 2) % 3], *before = rows[(i + 1) % 3];
         now[0] = i;
         for (unsigned j = 1; j <= b_len; j++) {
-            char x = lower(a[i - 1]), y = lower(b[j - 1]);
+            int x = lower(a[i - 1]), y = lower(b[j - 1]);
             now[j] = least(least(last[j], now[j - 1]) + 1, last[j - 1] + (x != y));
             if (i > 1 && j > 1 && x == lower(b[j - 2]) && lower(a[i - 2]) == y)
                 now[j] = least(now[j], before[j - 2] + 1);
