@@ -1,0 +1,190 @@
+"""A platform of one's own: started by scripts/up on free ports, its processes found in /proc, its state
+asked over the public API and the sockets of each instance."""
+import os
+import pathlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+import rawmqtt
+from rest import Api
+from waiting import wait_until
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = ROOT / os.environ.get("BUILD", "build")
+DAEMONS = ["rest-gateway", "identity", "device-registry", "mqtt-gateway", "uplink-processor",
+           "command-dispatcher", "rule-engine", "push-notifier"]
+PORTS = 12  # rows of the table of ports
+
+
+def free_base():
+    """The first of PORTS free ports in a row, below the range that the kernel hands out."""
+    for _ in range(200):
+        base = random.randrange(20000, 32000, 16)
+        taken = []
+        try:
+            for port in range(base, base + PORTS):
+                taken.append(socket.socket())
+                taken[-1].bind(("127.0.0.1", port))
+            return base
+        except OSError:
+            continue
+        finally:
+            for s in taken:
+                s.close()
+    raise RuntimeError("no free ports")
+
+
+def read_proc(pid, name):
+    try:
+        return pathlib.Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
+
+
+def parent_of(pid):
+    stat = read_proc(pid, "stat").rsplit(b")", 1)
+    return int(stat[1].split()[1]) if len(stat) == 2 else 0
+
+
+class Platform:
+    def __init__(self, instances="", **settings):
+        self.var = tempfile.mkdtemp(prefix="cw", dir="/tmp")
+        os.chmod(self.var, 0o755)  # PostgreSQL runs as its own user
+        self.base = free_base()
+        self.environment = {**os.environ, "CAUSEWAY_VAR": self.var, "BUILD": str(BUILD),
+                            "CAUSEWAY_PORT_BASE": str(self.base), **settings}
+        if instances:
+            self.environment["CAUSEWAY_INSTANCES"] = instances
+        self.access, self.api = {}, None
+
+    # ---- life
+
+    def start(self):
+        begun = time.monotonic()
+        self._script("up")
+        self.started_s = time.monotonic() - begun
+        with open(f"{self.var}/access.env") as lines:
+            self.access = dict(line.strip().split("=", 1) for line in lines if "=" in line)
+        self.api = Api(self.access)
+        return self
+
+    def _script(self, name):
+        done = subprocess.run([str(ROOT / "scripts" / name)], cwd=ROOT, env=self.environment,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, timeout=180)
+        if done.returncode:
+            raise RuntimeError(f"scripts/{name} ended with {done.returncode}:\n{done.stdout[-4000:]}\n"
+                               + self.logs())
+
+    def stop(self):
+        self._script("down")
+        if not os.environ.get("CAUSEWAY_KEEP"):
+            shutil.rmtree(self.var, ignore_errors=True)
+
+    # ---- its processes
+
+    def processes(self, name):
+        """The pids of a program of this platform, without the helpers that it forked."""
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            pid = int(pid)
+            try:
+                program = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+            except OSError:
+                continue
+            mine = f"CAUSEWAY_VAR={self.var}\0".encode() in read_proc(pid, "environ") or \
+                self.var.encode() in read_proc(pid, "cmdline")
+            if program == name and mine:
+                found.append(pid)
+        return sorted(p for p in found if parent_of(p) not in found)
+
+    def signal(self, pid, number):
+        os.kill(pid, number)
+
+    def kill(self, name, index=0):
+        """SIGKILL; returns when another process has taken its place."""
+        before = self.processes(name)
+        victim = before[index]
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: len(now := self.processes(name)) == len(before) and victim not in now,
+                   30, 0.05, f"{name} runs again")
+        return victim
+
+    def postmaster(self):
+        return self.processes("postgres")[0]
+
+    def healthy(self, name, number=1):
+        try:
+            return self.admin(name, number, "/healthz")[0] == 200
+        except OSError:
+            return False
+
+    def admin(self, name, number, path):
+        """(status, text) of an instance's own socket."""
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(5)
+            s.connect(f"{self.var}/run/{name}.{number}.sock")
+            s.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            data = b""
+            while chunk := s.recv(65536):
+                data += chunk
+        head, _, body = data.partition(b"\r\n\r\n")
+        if b"chunked" in head.lower():
+            raise AssertionError("metrics should come with a length")
+        return int(head.split()[1]), body.decode()
+
+    def metrics(self, name, number=1):
+        """{sample with labels: value}"""
+        values = {}
+        for line in self.admin(name, number, "/metrics")[1].splitlines():
+            if line and not line.startswith("#"):
+                sample, _, value = line.rpartition(" ")
+                values[sample] = float(value)
+        return values
+
+    # ---- devices
+
+    def connect(self, device, **more):
+        """device: what the API answered, with its secret."""
+        return rawmqtt.Device("127.0.0.1", self.mqtt_port, device["device_id"],
+                              more.pop("secret", None) or device["auth_info"]["secret"], **more)
+
+    @property
+    def mqtt_port(self):
+        return int(self.access["CAUSEWAY_MQTT_PORT"])
+
+    @property
+    def mqtts_port(self):
+        return int(self.access["CAUSEWAY_MQTTS_PORT"])
+
+    def wire(self):
+        """A bare connection to the MQTT port."""
+        w = rawmqtt.Wire("127.0.0.1", self.mqtt_port)
+        w.start()
+        return w
+
+    # ---- for people, when something failed
+
+    def log_files(self):
+        folder = pathlib.Path(self.var)
+        return sorted(p for p in folder.rglob("*") if p.is_file() and
+                      (p.suffix == ".log" or p.name == "current" or "/log" in str(p.parent)))
+
+    def log_sizes(self):
+        return {str(p): p.stat().st_size for p in self.log_files()}
+
+    def logs(self, since=None, limit=6000):
+        """What was logged since log_sizes() was asked."""
+        out = []
+        for path in self.log_files():
+            with open(path, "rb") as f:
+                f.seek((since or {}).get(str(path), 0))
+                text = f.read().decode(errors="replace")
+            if text.strip():
+                out.append(f"==== {path.relative_to(self.var)}\n{text[-limit:]}")
+        return "\n".join(out)
