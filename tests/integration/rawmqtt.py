@@ -151,7 +151,7 @@ class Device:
     """A device that is, or was, connected. Use as a context: leaving it disconnects politely."""
 
     def __init__(self, host, port, device_id, secret, tls_ca=None, sign_type=0, keep_alive=60,
-                 stamp=None, client_id=None, user=None, pw=None, ack=True):
+                 stamp=None, client_id=None, user=None, pw=None, ack=True, connack_s=15):
         stamp = stamp or timestamp()
         self.id, self.ack, self.answers = device_id, ack, None
         self.received, self.commands, self.acked = [], [], []
@@ -165,15 +165,19 @@ class Device:
             client_id if client_id is not None else f"{device_id}_0_{sign_type}_{stamp}",
             device_id if user is None else user,
             password(secret, stamp) if pw is None else pw, keep_alive))
-        code = self._connack()
+        try:
+            code = self._connack(connack_s)
+        except AssertionError:
+            self.wire.drop()
+            raise
         if code:
             self.wire.close()
             raise Refused(code)
 
-    def _connack(self):
+    def _connack(self, timeout):
         def answered():
             return not self.connack.empty() or self.wire.closed.is_set()
-        wait_until(answered, 15, 0.002, "CONNACK")
+        wait_until(answered, timeout, 0.002, "CONNACK")
         if self.connack.empty():
             raise Refused(None)
         return self.connack.get()
