@@ -23,7 +23,7 @@ SWARM_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/load/*.c))
 SIM_OBJ   := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/simulator/*.c))
 TOOLS     := $(BUILD)/bin/swarm $(BUILD)/bin/simulator
 
-.PHONY: all bootstrap test asan format format-check lint clean
+.PHONY: all bootstrap test test-integration asan format format-check lint clean
 all: $(BUILD)/libcommon.a $(UNIT) $(DAEMON_BINS) $(TOOLS)
 
 bootstrap:
@@ -75,6 +75,11 @@ $(BUILD)/bin/simulator: $(SIM_OBJ)
 test: bootstrap
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) tests/run
+
+# Real daemons, real clients, through the public API.
+test-integration: bootstrap
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(BUILD) tests/run integration
 
 asan:
 	@$(MAKE) --no-print-directory test BUILD=build-asan SAN="-fsanitize=address,undefined -fno-sanitize-recover=all"

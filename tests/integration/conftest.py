@@ -140,3 +140,16 @@ def subscribe(api, application, cert_id):
     yield make
     for rule_id, _ in made:
         api.call("DELETE", f"/routing-rule/rules/{rule_id}")
+
+
+@pytest.fixture
+def watched(own_platform, application, authority):
+    """watched(instances=…): a platform with a rule; gives (platform, product_id, subscription)."""
+    def start(**settings):
+        platform = own_platform(**settings)
+        api = platform.api
+        cert_id = api.post("/routing-rule/certificates", {"content": authority.pem})["cert_id"]
+        path = f"/{unique('lost')}"
+        ids = api.new_rule(application.url(path), "device.property", "report", cert_id)
+        return platform, api.new_product()["product_id"], Subscription(application, path, *ids)
+    return start

@@ -66,23 +66,24 @@ class Platform:
 
     def start(self):
         begun = time.monotonic()
-        self._script("up")
+        self.script("up")
         self.started_s = time.monotonic() - begun
         with open(f"{self.var}/access.env") as lines:
             self.access = dict(line.strip().split("=", 1) for line in lines if "=" in line)
         self.api = Api(self.access)
         return self
 
-    def _script(self, name):
+    def script(self, name):
         done = subprocess.run([str(ROOT / "scripts" / name)], cwd=ROOT, env=self.environment,
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, timeout=180)
         if done.returncode:
             raise RuntimeError(f"scripts/{name} ended with {done.returncode}:\n{done.stdout[-4000:]}\n"
                                + self.logs())
+        return done
 
     def stop(self):
-        self._script("down")
+        self.script("down")
         if not os.environ.get("CAUSEWAY_KEEP"):
             shutil.rmtree(self.var, ignore_errors=True)
 
@@ -115,8 +116,42 @@ class Platform:
                    30, 0.05, f"{name} runs again")
         return victim
 
-    def postmaster(self):
-        return self.processes("postgres")[0]
+    def instance(self, name, number):
+        """The pid of one of several."""
+        wanted = f"CAUSEWAY_INSTANCE={number}\0".encode()
+        return next(p for p in self.processes(name) if wanted in read_proc(p, "environ"))
+
+    def kill_all(self):
+        """Everything at once, the supervisor first."""
+        mine = f"CAUSEWAY_VAR={self.var}\0".encode()
+        for _ in range(20):  # what is being forked while we look
+            pids = [int(p) for p in filter(str.isdigit, os.listdir("/proc"))
+                    if mine in read_proc(p, "environ") or self.var.encode() in read_proc(p, "cmdline")]
+            if not pids:
+                return
+            for pid in sorted(pids):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+        raise RuntimeError(f"still there: {pids}")
+
+    def lose_run_folder(self):
+        shutil.rmtree(f"{self.var}/run", ignore_errors=True)
+
+    def sql(self, text):
+        """As the database's superuser; rows as lines, columns separated by |."""
+        secret = pathlib.Path(f"{self.var}/secrets/db.postgres")
+        env = {"PATH": "/usr/bin:/bin", "PGPASSWORD": secret.read_text().strip()}
+        done = subprocess.run(["psql", "-XqtAw", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p",
+                               str(self.base + 11), "-U", "postgres", "-d", "causeway", "-c", text],
+                              text=True, capture_output=True, timeout=30, env=env)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def sessions(self, number):
+        """How many devices are connected to an instance of the MQTT gateway."""
+        return int(self.metrics("mqtt-gateway", number)["causeway_mqtt_sessions"])
 
     def healthy(self, name, number=1):
         try:

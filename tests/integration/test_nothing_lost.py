@@ -2,25 +2,10 @@
 import pytest
 
 import load
-from conftest import Subscription
 from platform_under_test import DAEMONS
-from rest import unique
 from waiting import wait_until
 
 pytestmark = pytest.mark.long
-
-
-@pytest.fixture
-def watched(own_platform, application, authority):
-    """watched(instances=…): a platform with a rule; gives (platform, product_id, subscription)."""
-    def start(**settings):
-        platform = own_platform(**settings)
-        api = platform.api
-        cert_id = api.post("/routing-rule/certificates", {"content": authority.pem})["cert_id"]
-        path = f"/{unique('lost')}"
-        ids = api.new_rule(application.url(path), "device.property", "report", cert_id)
-        return platform, api.new_product()["product_id"], Subscription(application, path, *ids)
-    return start
 
 
 def test_every_process_is_killed_under_load_and_nothing_is_lost(watched):
