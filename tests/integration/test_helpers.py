@@ -5,6 +5,7 @@ import pytest
 import requests
 
 import callback
+import load
 import rawmqtt
 import signing
 
@@ -72,3 +73,51 @@ def test_the_callback_server_records_in_order_and_misbehaves_on_demand(tmp_path)
     assert post("/a").status_code == 200
     assert [r.path for r in server.records] == ["/a", "/bad", "/cut", "/slow", "/a"]
     server.down()
+
+
+class FakeTalker:
+    id, disorder, connections = "d", [], 2
+
+    def __init__(self, sent, acked):
+        self.sent, self.acked = sent, acked
+
+
+class FakeApi:
+    def __init__(self, kept):
+        self.kept = kept
+
+    def history(self, _device_id):
+        return [{"body": {"services": [{"properties": {"seq": n}}]}} for n in self.kept]
+
+
+class FakeRecord:
+    def __init__(self, seq, answered=200):
+        self.answered = answered
+        self.body = {"request_id": f"r{seq}", "notify_data": {
+            "header": {"device_id": "d"}, "body": {"services": [{"properties": {"seq": seq}}]}}}
+
+
+def compared(kept, pushed, acked=(0, 1, 3)):
+    talker = FakeTalker({0: 1, 1: 1, 2: 1, 3: 2, 4: 2}, list(acked))
+    load_ = type("FakeLoad", (), {"talkers": [talker]})
+    records = [FakeRecord(n) for n in pushed]
+    load.compare(FakeApi(kept), load_, lambda: records, settle_s=0.1)
+
+
+@pytest.mark.parametrize("kept, pushed", [
+    ([0, 1, 3], [0, 1, 3]), ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4]),  # unacknowledged ones may arrive
+    ([0, 1, 3], [0, 1, 0, 1, 3]),  # a push may be repeated
+    ([0, 1, 3, 2], [0, 1, 3, 2])])  # what was never acknowledged on an old connection
+def test_the_comparison_takes_what_is_promised(kept, pushed):
+    compared(kept, pushed)
+
+
+@pytest.mark.parametrize("kept, pushed, told", [
+    ([0, 1], [0, 1], "not in history"), ([0, 1, 3], [0, 1], "history is pushed"),
+    ([0, 1, 1, 3], [0, 1, 3], "twice"), ([0, 1, 3, 9], [0, 1, 3, 9], "never sent"),
+    ([1, 0, 3], [1, 0, 3], "out of order"), ([3, 0, 1], [3, 0, 1], "out of order"),
+    ([0, 1, 4, 3], [0, 1, 4, 3], "connection 2"), ([0, 1, 3], [1, 0, 3], "another order"),
+    ([0, 1, 3], [0, 1, 3, 2], "another order")])
+def test_the_comparison_finds_what_is_lost_doubled_or_turned(kept, pushed, told):
+    with pytest.raises(AssertionError, match=told):
+        compared(kept, pushed)
