@@ -19,7 +19,7 @@
 #define AT(f)          offsetof(struct app_settings, f)
 
 static const struct cw_option common[] = {
-    { "VAR", CW_OPT_STRING, "var", 1, 80, AT(var), "folder of the platform's state" },
+    { "VAR", CW_OPT_STRING, "var", 1, 1000, AT(var), "folder of the platform's state" },
     { "INSTANCE", CW_OPT_INT, "1", 1, 64, AT(instance), "number of this instance of the daemon" },
     { "NATS_URL", CW_OPT_STRING, "nats://127.0.0.1:14222", 1, 200, AT(nats_url),
       "address of nats-server" },
