@@ -69,7 +69,7 @@ static void kind_free(struct cw_notices *n, struct kind *k)
     free(k);
 }
 
-static void send(struct cw_notices *n, struct kind *k)
+static void append(struct cw_notices *n, struct kind *k)
 {
     char id[CW_UUID_LEN];
     Causeway__Notice notice = CAUSEWAY__NOTICE__INIT;
@@ -138,7 +138,7 @@ void cw_notice(struct cw_notices *n, const struct cw_notice *what)
     if (k->count++ == 0)
         k->first_ms = k->last_ms;
     if (fresh)
-        send(n, k);
+        append(n, k);
 }
 
 /* What went on since the last second is sent; what did not is forgotten. */
@@ -150,7 +150,7 @@ static void on_second(evutil_socket_t fd, short what, void *arg)
     HASH_ITER(hh, n->kinds, k, next)
     {
         if (k->count)
-            send(n, k);
+            append(n, k);
         else if (cw_now_ms() - k->last_ms >= QUIET_MS || cw_now_ms() < k->last_ms)
             kind_free(n, k);
     }
@@ -178,7 +178,7 @@ void cw_notices_close(struct cw_notices **at)
     HASH_ITER(hh, n->kinds, k, next)
     {
         if (k->count)
-            send(n, k);
+            append(n, k);
         kind_free(n, k);
     }
     event_free(n->timer);
