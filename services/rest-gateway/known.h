@@ -1,0 +1,42 @@
+/* known.h - what identity has told about users and access keys, kept for seconds. Loop thread only.
+ *
+ * A principal is kept 5 s, the secret of an access key 60 s, an unknown one 5 s; all of it goes
+ * when NATS reconnects. Questions for the same thing are asked once. */
+#pragma once
+
+#include <sys/queue.h>
+
+#include "libcommon/util.h"
+
+struct cw_app;
+struct known_cache;
+
+enum known_kind { KNOWN_USER, KNOWN_ACCESS_KEY };
+
+struct known_waiter;
+struct known {
+    LIST_ENTRY(known) link;
+    STAILQ_HEAD(, known_waiter) waiters;
+    struct known_cache *cache;
+    enum known_kind kind;
+    char *id;
+    bool loading, found;
+    int64_t until_ms;
+    char *user_id, *secret; /* of an access key */
+    /* of a user */
+    char *user_name, *domain_id, *domain_name;
+    int64_t generation;
+    bool enabled, administrator; /* administrator: all; else what only looks */
+    char **projects;
+    size_t n_projects;
+};
+
+/* k is borrowed for the call. rc 0; -ENOENT: no such user or key; -EAGAIN: too many questions;
+ * others: identity is away. Runs once, perhaps before known_get() returns. */
+typedef void known_fn(int rc, const struct known *k, void *arg);
+void known_get(struct known_cache *cache, enum known_kind kind, const char *id, known_fn *cb,
+               void *arg);
+bool known_has_project(const struct known *user, const char *project_id);
+
+struct known_cache *known_open(struct cw_app *app);
+void known_close(struct known_cache **cache); /* waiters are dropped */
