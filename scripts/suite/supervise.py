@@ -69,7 +69,7 @@ def send(pids, number):
 def end_strays():
     """Ends what an earlier supervisor left behind when it was killed: supervisors first, so that nothing comes back."""
     strays = processes()[1]
-    send([pid for pid in strays if command(pid).startswith("s6-sv")], signal.SIGKILL)
+    send([pid for pid in strays if command(pid) in ("s6-svscan", "s6-supervise")], signal.SIGKILL)
     send([pid for pid in strays if not command(pid).startswith("s6-")], signal.SIGINT)
     if not wait_until(lambda: not processes()[1], 5):
         send(processes()[1], signal.SIGKILL)
