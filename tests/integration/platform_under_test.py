@@ -89,10 +89,6 @@ class Platform:
 
     # ---- its processes
 
-    def owns(self, pid):
-        """scripts/up puts this mark into the environment of whatever it starts."""
-        return f"CAUSEWAY_SUPERVISED={self.var}".encode() in read_proc(pid, "environ").split(b"\0")
-
     def processes(self, name):
         """The pids of a program of this platform, without the helpers that it forked."""
         found = []
@@ -102,7 +98,9 @@ class Platform:
                 program = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
             except OSError:
                 continue
-            if program == name and self.owns(pid):
+            mine = f"CAUSEWAY_VAR={self.var}\0".encode() in read_proc(pid, "environ") or \
+                self.var.encode() in read_proc(pid, "cmdline")
+            if program == name and mine:
                 found.append(pid)
         return sorted(p for p in found if parent_of(p) not in found)
 
@@ -125,8 +123,10 @@ class Platform:
 
     def kill_all(self):
         """Everything at once, the supervisor first."""
-        for _ in range(100):  # what is being forked while we look
-            pids = [int(p) for p in filter(str.isdigit, os.listdir("/proc")) if self.owns(p)]
+        mine = f"CAUSEWAY_VAR={self.var}\0".encode()
+        for _ in range(20):  # what is being forked while we look
+            pids = [int(p) for p in filter(str.isdigit, os.listdir("/proc"))
+                    if mine in read_proc(p, "environ") or self.var.encode() in read_proc(p, "cmdline")]
             if not pids:
                 return
             for pid in sorted(pids):

@@ -1,1 +1,0 @@
-"""What scripts/up, down and status are made of."""

@@ -1,0 +1,472 @@
+/* Devices: list, show, register. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "libcommon/crypto.h"
+#include "libcommon/model.h"
+#include "services/device-registry/registry.h"
+
+#define FROM_DEVICE                                                                                \
+    " FROM registry.device d JOIN registry.product p USING (product_key)"                          \
+    " JOIN registry.app a ON a.app_id = d.app_id"                                                  \
+    " LEFT JOIN registry.device g ON g.device_key = d.parent_key"
+
+/* The columns are those of device_columns; spelled by the preprocessor's limits in two files. */
+static struct cw_stmt stmt_show = { "devices_show", NULL };
+static struct cw_stmt stmt_list = { "devices_list", NULL };
+
+/* Which devices a list is about; then how many there are, then the page. Children of a gateway: its
+ * own, or with cascade those below them as well. */
+static const char list_matches[] =
+    "WITH RECURSIVE below AS (SELECT device_key, 1 AS level FROM registry.device"
+    "  WHERE parent_key = (SELECT device_key FROM registry.device WHERE device_id = $2::text)"
+    "  UNION ALL SELECT c.device_key, level + 1 FROM registry.device c"
+    "  JOIN below b ON c.parent_key = b.device_key WHERE $3::boolean AND level < 3),"
+    " m AS (SELECT d.device_key, d.record_id FROM registry.device d"
+    "  JOIN registry.product p USING (product_key)"
+    "  WHERE ($1::text IS NULL OR p.product_id = $1)"
+    "  AND ($2::text IS NULL OR d.device_key IN (SELECT device_key FROM below))"
+    "  AND ($4::text IS NULL OR d.node_id = $4) AND ($5::text IS NULL OR d.device_name = $5)"
+    "  AND ($6::bigint IS NULL OR d.created >= " SQL_TIME(
+        "$6") ")"
+              "  AND ($7::bigint IS NULL OR d.created <= " SQL_TIME(
+                  "$7") ")"
+                        "  AND ($8::text IS NULL OR d.app_id = $8)),"
+                        " page AS (SELECT device_key FROM m WHERE record_id < $9 ORDER BY "
+                        "record_id DESC"
+                        "  OFFSET $10::bigint LIMIT $11::bigint)"
+                        " SELECT c.count, k.known, x.* FROM (SELECT count(*) FROM m) c"
+                        " CROSS JOIN (SELECT $8::text IS NULL OR EXISTS"
+                        "  (SELECT FROM registry.app WHERE app_id = $8) AS known) k"
+                        " LEFT JOIN LATERAL (SELECT ";
+
+static void spell(void)
+{
+    if (stmt_show.sql)
+        return;
+    stmt_show.sql = cw_sprintf("SELECT %s" FROM_DEVICE " WHERE d.device_id = $1", device_columns);
+    stmt_list.sql = cw_sprintf("%s%s" FROM_DEVICE " WHERE d.device_key IN (SELECT device_key"
+                               " FROM page)) x ON true ORDER BY x.record_id DESC",
+                               list_matches, device_columns);
+}
+
+/* ---- show */
+
+struct asked {
+    struct registry *r;
+    struct cw_api_call *call;
+};
+
+static void on_show(PGresult *res, void *arg)
+{
+    struct asked a = *(struct asked *)arg;
+    free(arg);
+    if (answer_if_failed(a.call, res, "show a device"))
+        return;
+    if (PQntuples(res) == 0)
+        cw_api_fail(a.call, CW_E_NO_DEVICE, "Device \"%s\".", cw_api_path(a.call, "device_id"));
+    else
+        cw_api_reply_json(a.call, 200, device_json(a.r, res, 0, DEVICE_WHOLE));
+}
+
+static struct asked *asked_new(struct registry *r, struct cw_api_call *call)
+{
+    struct asked *a = cw_malloc(sizeof *a);
+    *a = (struct asked){ r, call };
+    return a;
+}
+
+static void asked_failed(struct asked *a)
+{
+    answer_no_db(a->call);
+    free(a);
+}
+
+bool find_device(struct registry *r, const char *device_id, cw_db_fn *cb, void *arg)
+{
+    const struct cw_db_param p[] = { CW_TEXT(device_id) };
+    spell();
+    return cw_db_exec(r->db, &stmt_show, 1, p, cb, arg) != NULL;
+}
+
+void show_device(struct cw_api_call *call, void *self)
+{
+    struct asked *a = asked_new(self, call);
+    if (!find_device(self, cw_api_path(call, "device_id"), on_show, a))
+        asked_failed(a);
+}
+
+/* ---- list */
+
+static void on_list(PGresult *res, void *arg)
+{
+    struct asked a = *(struct asked *)arg;
+    free(arg);
+    if (answer_if_failed(a.call, res, "list devices"))
+        return;
+    if (*cw_db_str(res, 0, "known") != 't') {
+        cw_api_fail(a.call, CW_E_NO_APP, "Space \"%s\".", cw_api_query(a.call, "app_id"));
+        return;
+    }
+    int n = cw_db_str(res, 0, "device_key") ? PQntuples(res) : 0;
+    json_t *list = json_array(), *out = json_pack("{s:o}", "devices", list);
+    for (int i = 0; i < n; i++)
+        json_array_append_new(list, device_json(a.r, res, i, DEVICE_LISTED));
+    put_page(out, res, n);
+    cw_api_reply_json(a.call, 200, out);
+}
+
+/* A time of the query: NULL when it is absent. False: the call has been failed. */
+static bool query_time(struct cw_api_call *call, const char *name, int64_t *ms,
+                       struct cw_db_param *p, char buf[24])
+{
+    const char *s = cw_api_query(call, name);
+    *p = CW_NULL;
+    if (!s)
+        return true;
+    if (cw_time_parse_basic(ms, s) < 0) {
+        cw_api_fail(call, CW_E_TIME_FORMAT, "%s: \"%s\".", name, s);
+        return false;
+    }
+    *p = cw_db_int(*ms, buf);
+    return true;
+}
+
+void list_devices(struct cw_api_call *call, void *self)
+{
+    struct registry *r = self;
+    char from_text[24], to_text[24], offset[24], limit[24];
+    int64_t from_ms = INT64_MIN, to_ms = INT64_MAX - 999;
+    struct cw_db_param from, to;
+    const char *marker = cw_api_query(call, "marker"),
+               *cascade = cw_api_query(call, "is_cascade_query");
+    if (!query_time(call, "start_time", &from_ms, &from, from_text) ||
+        !query_time(call, "end_time", &to_ms, &to, to_text))
+        return;
+    if (from_ms > to_ms) {
+        cw_api_fail(call, CW_E_TIME_ORDER, "start_time lies after end_time.");
+        return;
+    }
+    if (to.data) /* the second that is named is meant wholly */
+        to = cw_db_int(to_ms + 999, to_text);
+    const struct cw_db_param p[] = { CW_TEXT(cw_api_query(call, "product_id")),
+                                     CW_TEXT(cw_api_query(call, "gateway_id")),
+                                     CW_TEXT(cascade ? cascade : "false"),
+                                     CW_TEXT(cw_api_query(call, "node_id")),
+                                     CW_TEXT(cw_api_query(call, "device_name")),
+                                     from,
+                                     to,
+                                     CW_TEXT(cw_api_query(call, "app_id")),
+                                     CW_TEXT(marker ? marker : "ffffffffffffffffffffffff"),
+                                     cw_db_int(cw_api_query_int(call, "offset", 0), offset),
+                                     cw_db_int(cw_api_query_int(call, "limit", 10), limit) };
+    struct asked *a = asked_new(r, call);
+    spell();
+    if (!cw_db_exec(r->db, &stmt_list, 11, p, on_list, a))
+        asked_failed(a);
+}
+
+/* ---- register: what is there, then the row and its event in one statement */
+
+static const struct cw_stmt stmt_new = {
+    "devices_new",
+    "SELECT a.app_id, a.app_name, p.product_key, p.product_id, p.name AS product_name,"
+    " p.protocol_type, CASE WHEN $4::boolean THEN p.service_capabilities END AS model,"
+    " g.device_key AS parent_key, g.app_id AS parent_app, g.root_id, g.depth,"
+    " CASE WHEN $5::bigint > 0 THEN (SELECT count(*) FROM (SELECT FROM registry.device"
+    "  LIMIT $5::bigint) x) ELSE 0 END AS devices,"
+    " CASE WHEN $6::bigint > 0 AND g.device_key IS NOT NULL THEN (SELECT count(*) FROM"
+    "  (SELECT FROM registry.device c WHERE c.parent_key = g.device_key LIMIT $6::bigint) x)"
+    "  ELSE 0 END AS children, nextval('registry.device_key') AS device_key"
+    " FROM registry.app a LEFT JOIN registry.product p ON p.app_id = a.app_id AND p.product_id = $1"
+    " LEFT JOIN registry.device g ON g.device_id = $3"
+    " WHERE CASE WHEN $2::text IS NULL THEN a.default_app ELSE a.app_id = $2 END"
+};
+static const struct cw_stmt stmt_insert = {
+    "devices_insert",
+    "WITH d AS (INSERT INTO registry.device (device_key, record_id, device_id, node_id,"
+    "  unique_node_id, device_name, description, extension_info, initial_desired, app_id,"
+    "  product_key, parent_key, root_id, depth, partition, auth_type, secret, fingerprint,"
+    "  secure_access, timeout_s, created, updated) VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb,"
+    "  $9::jsonb, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, " SQL_TIME(
+        "$21") ","
+               "  " SQL_TIME("$21") ") RETURNING device_key, partition)"
+                                    " INSERT INTO registry.outbox (partition, event) SELECT "
+                                    "partition, $22::bytea FROM d"
+                                    " RETURNING id"
+};
+
+struct adding {
+    struct registry *r;
+    struct cw_api_call *call;
+    json_t *device; /* as it will be answered */
+    int64_t device_key, product_key;
+    char secret[36];
+    const char *parent_key, *root_id; /* borrowed from the lookup while it is looked at */
+    int64_t depth;
+    bool coap;
+    uint32_t partition;
+};
+
+static void adding_free(struct adding *w)
+{
+    json_decref(w->device);
+    explicit_bzero(w->secret, sizeof w->secret);
+    free(w);
+}
+
+static const char *get(const json_t *o, const char *key)
+{
+    return json_string_value(json_object_get(o, key));
+}
+
+static void on_inserted(PGresult *res, void *arg)
+{
+    struct adding *w = arg;
+    json_t *body = cw_api_body(w->call);
+    if (broke(res, "device_taken"))
+        cw_api_fail(w->call, CW_E_DEVICE_TAKEN, "device_id \"%s\" is registered.",
+                    get(w->device, "device_id"));
+    else if (broke(res, "node_taken"))
+        cw_api_fail(w->call, CW_E_DEVICE_TAKEN, "node_id \"%s\" is registered.",
+                    get(body, "node_id"));
+    else if (broke(res, "device_product"))
+        cw_api_fail(w->call, CW_E_NO_PRODUCT, "It has just been deleted.");
+    else if (broke(res, "device_parent"))
+        cw_api_fail(w->call, CW_E_NO_GATEWAY, "It has just been deleted.");
+    else if (!answer_if_failed(w->call, res, "register a device")) {
+        fact_told(w->r, "device", w->device_key, w->partition);
+        cw_api_reply_json(w->call, 201, json_incref(w->device));
+    }
+    adding_free(w);
+}
+
+static struct cw_buf created_event(const struct adding *w, int64_t now_ms)
+{
+    json_t *body = json_deep_copy(w->device), *auth = json_object_get(body, "auth_info");
+    json_object_del(auth, "secret");
+    json_object_del(auth, "fingerprint");
+    struct cw_buf b = fact_pack(&(struct fact){ .kind = CAUSEWAY__EVENT_KIND__EVENT_DEVICE_CREATED,
+                                                .request_id = cw_api_request(w->call)->request_id,
+                                                .time_ms = now_ms,
+                                                .device_key = w->device_key,
+                                                .device_id = get(body, "device_id"),
+                                                .node_id = get(body, "node_id"),
+                                                .root_id = w->root_id,
+                                                .product_key = w->product_key,
+                                                .product_id = get(body, "product_id"),
+                                                .app_id = get(body, "app_id"),
+                                                .body = body });
+    json_decref(body);
+    return b;
+}
+
+static char *text_of(const json_t *v) { return v && !json_is_null(v) ? json_text(v) : NULL; }
+
+static bool insert(struct adding *w, json_t *body, int64_t now_ms)
+{
+    char record_id[CW_RECORD_ID_LEN], context[64], key[24], product[24], depth[24], part[24],
+        timeout[24], now[24];
+    const json_t *o = w->device, *auth = json_object_get(o, "auth_info");
+    char *extension = text_of(json_object_get(body, "extension_info")),
+         *desired = text_of(json_object_get(body, "shadow")),
+         *sealed = *w->secret ? cw_seal(w->r->seal_key, seal_context(context, w->device_key, false),
+                                        w->secret, strlen(w->secret))
+                              : NULL;
+    struct cw_buf event = created_event(w, now_ms);
+    const struct cw_db_param p[] = {
+        cw_db_int(w->device_key, key),
+        CW_TEXT(cw_record_id(record_id)),
+        CW_TEXT(get(o, "device_id")),
+        CW_TEXT(get(o, "node_id")),
+        CW_TEXT(w->coap ? get(o, "node_id") : NULL),
+        CW_TEXT(get(o, "device_name")),
+        CW_TEXT(get(o, "description")),
+        CW_TEXT(extension),
+        CW_TEXT(desired),
+        CW_TEXT(get(o, "app_id")),
+        cw_db_int(w->product_key, product),
+        CW_TEXT(w->parent_key),
+        CW_TEXT(w->root_id),
+        cw_db_int(w->depth, depth),
+        cw_db_int(w->partition, part),
+        CW_TEXT(get(auth, "auth_type")),
+        CW_TEXT(sealed),
+        CW_TEXT(get(auth, "fingerprint")),
+        CW_TEXT(json_is_true(json_object_get(auth, "secure_access")) ? "t" : "f"),
+        cw_db_int(json_integer_value(json_object_get(auth, "timeout")), timeout),
+        cw_db_int(now_ms, now),
+        CW_BIN(event.data, event.len),
+    };
+    bool sent = cw_db_exec(w->r->db, &stmt_insert, 22, p, on_inserted, w) != NULL;
+    free(extension);
+    free(desired);
+    free(sealed);
+    cw_buf_free(&event);
+    return sent;
+}
+
+/* The row as it will be shown. */
+static void shape(struct adding *w, json_t *body, const PGresult *res, int64_t now_ms)
+{
+    static const char *const given[] = { "node_id", "device_name", "description",
+                                         "extension_info" };
+    char time[CW_TIME_LEN];
+    json_t *o = w->device, *auth = json_object_get(body, "auth_info");
+    const char *type = get(auth, "auth_type"), *fingerprint = get(auth, "fingerprint");
+    bool by_secret = !type || strcmp(type, "SECRET") == 0;
+    put_text(o, "app_id", res, 0, "app_id");
+    put_text(o, "app_name", res, 0, "app_name");
+    put_text(o, "product_id", res, 0, "product_id");
+    put_text(o, "product_name", res, 0, "product_name");
+    for (size_t i = 0; i < CW_ARRAY_LEN(given); i++)
+        if (json_object_get(body, given[i]) && !json_is_null(json_object_get(body, given[i])))
+            json_object_set(o, given[i], json_object_get(body, given[i]));
+    json_object_set_new(o, "gateway_id",
+                        json_string(w->parent_key ? get(body, "gateway_id") : get(o, "device_id")));
+    json_object_set_new(o, "node_type", json_string(w->parent_key ? "ENDPOINT" : "GATEWAY"));
+    json_object_set_new(o, "status", json_string("INACTIVE"));
+    json_object_set_new(o, "create_time", json_string(cw_time_basic(time, now_ms)));
+    json_object_set_new(o, "tags", json_array());
+    if (by_secret && get(auth, "secret"))
+        snprintf(w->secret, sizeof w->secret, "%s", get(auth, "secret"));
+    else if (by_secret)
+        cw_random_hex(w->secret, 32);
+    json_t *shown = json_pack("{s:s}", "auth_type", by_secret ? "SECRET" : "CERTIFICATES");
+    if (by_secret)
+        json_object_set_new(shown, "secret", json_string(w->secret));
+    else if (fingerprint)
+        json_object_set_new(shown, "fingerprint", json_string(fingerprint));
+    json_object_set_new(shown, "secure_access",
+                        json_boolean(json_is_true(json_object_get(auth, "secure_access"))));
+    json_object_set_new(shown, "timeout",
+                        json_integer(json_integer_value(json_object_get(auth, "timeout"))));
+    json_object_set_new(o, "auth_info", shown);
+}
+
+/* Desired values must be in the model and writable. False: the call has been failed. */
+static bool check_desired(struct cw_api_call *call, json_t *shadow, const char *model_text)
+{
+    struct cw_model *m = NULL;
+    struct cw_verdicts v = { 0 };
+    struct cw_model_error err;
+    size_t i;
+    json_t *item;
+    bool fine = true;
+    if (cw_model_parse(&m, model_text, strlen(model_text), &err) < 0) {
+        cw_api_fail(call, CW_E_INTERNAL, "The stored model is broken at %s: %s.", err.path,
+                    err.text);
+        return false;
+    }
+    json_array_foreach(shadow, i, item)
+    {
+        fine = cw_model_check_set(m, get(item, "service_id"), json_object_get(item, "desired"), &v);
+        if (!fine)
+            break;
+    }
+    for (size_t k = 0; !fine && k < v.n; k++)
+        if (v.items[k].code != CW_VERDICT_OK) {
+            cw_api_fail(call, CW_E_NOT_WRITABLE, "shadow[%zu].desired%s%s: %s.", i,
+                        *v.items[k].name ? "." : "", v.items[k].name, v.items[k].text);
+            break;
+        }
+    cw_verdicts_free(&v);
+    cw_model_free(&m);
+    return fine;
+}
+
+/* What the lookup found allows it; else the call has been failed. */
+static bool allowed(struct adding *w, json_t *body, const PGresult *res)
+{
+    const char *gateway_id = get(body, "gateway_id"), *app_id = cw_db_str(res, 0, "app_id");
+    if (!cw_db_str(res, 0, "product_key")) {
+        cw_api_fail(w->call, CW_E_NO_PRODUCT,
+                    "Product \"%s\" is not in space \"%s\" (app_id names another space).",
+                    get(body, "product_id"), cw_db_str(res, 0, "app_name"));
+        return false;
+    }
+    if (w->r->devices_max && cw_db_i64(res, 0, "devices", 0) >= w->r->devices_max) {
+        cw_api_fail(w->call, CW_E_DEVICE_QUOTA,
+                    "There are as many devices as CAUSEWAY_DEVICES_MAX allows.");
+        return false;
+    }
+    if (!gateway_id)
+        return true;
+    if (!w->parent_key || strcmp(cw_db_str(res, 0, "parent_app"), app_id) != 0) {
+        cw_api_fail(w->call, CW_E_NO_GATEWAY, "gateway_id: no device \"%s\" in this space.",
+                    gateway_id);
+        return false;
+    }
+    if (w->depth > 2) {
+        cw_api_fail(w->call, CW_E_DEPTH, "gateway_id: \"%s\" is two levels below a gateway.",
+                    gateway_id);
+        return false;
+    }
+    if (w->r->children_max && cw_db_i64(res, 0, "children", 0) >= w->r->children_max) {
+        cw_api_fail(w->call, CW_E_DEVICE_QUOTA,
+                    "gateway_id: \"%s\" has as many children as CAUSEWAY_CHILDREN_MAX allows.",
+                    gateway_id);
+        return false;
+    }
+    return true;
+}
+
+static void on_new(PGresult *res, void *arg)
+{
+    struct adding *w = arg;
+    json_t *body = cw_api_body(w->call), *shadow = json_object_get(body, "shadow");
+    char id[160];
+    int64_t now_ms = cw_now_ms();
+    if (answer_if_failed(w->call, res, "register a device"))
+        goto out;
+    if (PQntuples(res) == 0) {
+        cw_api_fail(w->call, CW_E_NO_APP, "Space \"%s\".", body_text(body, "app_id"));
+        goto out;
+    }
+    w->parent_key = cw_db_str(res, 0, "parent_key");
+    w->depth = w->parent_key ? cw_db_i64(res, 0, "depth", 0) + 1 : 0;
+    if (!allowed(w, body, res) ||
+        (json_array_size(shadow) && !check_desired(w->call, shadow, cw_db_str(res, 0, "model"))))
+        goto out;
+    w->device_key = cw_db_i64(res, 0, "device_key", 0);
+    w->product_key = cw_db_i64(res, 0, "product_key", 0);
+    w->coap = strcmp(cw_db_str(res, 0, "protocol_type"), "CoAP") == 0;
+    snprintf(id, sizeof id, "%s_%s", get(body, "product_id"), get(body, "node_id"));
+    w->device =
+        json_pack("{s:s}", "device_id", get(body, "device_id") ? get(body, "device_id") : id);
+    w->root_id = w->parent_key ? cw_db_str(res, 0, "root_id") : get(w->device, "device_id");
+    w->partition = partition_of(w->r, w->root_id);
+    shape(w, body, res, now_ms);
+    if (insert(w, body, now_ms))
+        return;
+    answer_no_db(w->call);
+out:
+    adding_free(w);
+}
+
+void add_device(struct cw_api_call *call, void *self)
+{
+    struct registry *r = self;
+    char devices[24], children[24];
+    json_t *body = cw_api_body(call);
+    const char *fingerprint = get(json_object_get(body, "auth_info"), "fingerprint");
+    if (fingerprint && strlen(fingerprint) != 40 && strlen(fingerprint) != 64) {
+        cw_api_fail(call, CW_E_INVALID, "auth_info.fingerprint: 40 or 64 hex digits.");
+        return;
+    }
+    struct adding *w = cw_calloc(1, sizeof *w);
+    w->r = r;
+    w->call = call;
+    const struct cw_db_param p[] = {
+        CW_TEXT(get(body, "product_id")),
+        CW_TEXT(get(body, "app_id")),
+        CW_TEXT(get(body, "gateway_id")),
+        CW_TEXT(json_array_size(json_object_get(body, "shadow")) ? "t" : "f"),
+        cw_db_int(r->devices_max, devices),
+        cw_db_int(r->children_max, children),
+    };
+    if (!cw_db_exec(r->db, &stmt_new, 6, p, on_new, w)) {
+        answer_no_db(call);
+        adding_free(w);
+    }
+}

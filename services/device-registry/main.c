@@ -1,0 +1,96 @@
+/* device-registry: spaces, products, devices and sessions. README.md tells what it is. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "services/device-registry/registry.h"
+
+#define AT(f) offsetof(struct registry, f)
+
+static const struct cw_option options[] = {
+    { "KEY_SEAL", CW_OPT_HEX32, NULL, 0, 0, AT(seal_key), "key that seals devices' secrets" },
+    { "APPS_MAX", CW_OPT_INT, "10", 0, 1000000, AT(apps_max), "resource spaces; 0: any number" },
+    { "PRODUCTS_MAX", CW_OPT_INT, "1000", 0, 1000000, AT(products_max), "products; 0: any number" },
+    { "DEVICES_MAX", CW_OPT_INT, "0", 0, INT32_MAX, AT(devices_max), "devices; 0: any number" },
+    { "CHILDREN_MAX", CW_OPT_INT, "50000", 0, 10000000, AT(children_max),
+      "devices right below one gateway; 0: any number" },
+    { "SECRETS_CACHED", CW_OPT_INT, "20000", 16, 10000000, AT(secrets_max),
+      "opened secrets kept in memory" },
+    { "CLOSE_TIMEOUT", CW_OPT_MS, "5s", 100, 8000, AT(close_ms),
+      "wait for a gateway that is to cut a session" },
+    { 0 },
+};
+
+static const struct cw_api_op operations[] = {
+    { "ShowApplications", show_applications },
+    { "AddApplication", add_application },
+    { "ShowApplication", show_application },
+    { "ListProducts", list_products },
+    { "CreateProduct", create_product },
+    { "ShowProduct", show_product },
+    { "UpdateProduct", update_product },
+    { "DeleteProduct", delete_product },
+    { "ListDevices", list_devices },
+    { "AddDevice", add_device },
+    { "ShowDevice", show_device },
+    { "UpdateDevice", update_device },
+    { "DeleteDevice", delete_device },
+    { "ResetDeviceSecret", reset_device_secret },
+    { 0 },
+};
+
+/* Another instance changed a device. */
+static void on_invalidate(const struct cw_bus_msg *msg, void *arg)
+{
+    char key[24];
+    if (msg->no_responders || msg->len >= sizeof key)
+        return;
+    memcpy(key, msg->data, msg->len);
+    key[msg->len] = '\0';
+    secrets_drop(((struct registry *)arg)->secrets, strtoll(key, NULL, 10));
+}
+
+static void on_bus(bool connected, void *arg)
+{
+    if (connected) /* what was said meanwhile has been missed */
+        secrets_drop_all(((struct registry *)arg)->secrets);
+}
+
+static int start(struct cw_app *app, void *self)
+{
+    struct registry *r = self;
+    r->app = app;
+    r->db = cw_app_db(app);
+    r->logins = cw_db_open(cw_app_base(app), cw_app_db_conninfo(app), cw_app_name(app));
+    r->secrets = secrets_open((size_t)r->secrets_max);
+    cw_bus_subscribe(cw_app_bus(app), "invalidate.device", NULL, on_invalidate, r);
+    cw_bus_watch(cw_app_bus(app), on_bus, r);
+    cw_api_serve(app, "registry", operations, r);
+    cw_api_serve_raw("registry", "open_sessions", sessions_open, r);
+    cw_app_hold(app, "default space");
+    apps_start(r);
+    return 0;
+}
+
+static void stop(void *self)
+{
+    struct registry *r = self;
+    cw_db_close(&r->logins);
+    secrets_close(&r->secrets);
+    explicit_bzero(r->seal_key, sizeof r->seal_key);
+}
+
+int main(int argc, char **argv)
+{
+    static struct registry self;
+    return cw_service_run(
+        &(struct cw_service){ .name = "device-registry",
+                              .summary = "keeps resource spaces, products, devices and sessions",
+                              .options = options,
+                              .self = &self,
+                              .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
+                              .schema_version = 3,
+                              .start = start,
+                              .stop = stop },
+        argc, argv);
+}

@@ -1,0 +1,139 @@
+/* registry.h - what the files of device-registry share. */
+#pragma once
+
+#include "libcommon/api.h"
+#include "libcommon/bus.h"
+#include "libcommon/clock.h"
+#include "libcommon/db.h"
+#include "libcommon/ids.h"
+#include "libcommon/service.h"
+
+struct secrets;
+
+struct registry {
+    struct cw_app *app;
+    struct cw_db *db;     /* calls */
+    struct cw_db *logins; /* sessions: never behind a long list */
+    struct secrets *secrets;
+    struct gateways *gateways;
+    struct cw_log_append *uplink;
+    struct cw_log_reader *events;
+    uint8_t seal_key[32];
+    int64_t apps_max, products_max, devices_max, children_max, secrets_max;
+    int64_t close_ms; /* longest wait for a gateway that is to cut a session */
+};
+
+/* ---- answer.c: results of statements, as answers */
+
+/* True if res is fine; else the call has been failed. */
+bool answer_if_failed(struct cw_api_call *call, const PGresult *res, const char *what);
+/* NULL from cw_db_exec(): the call is failed. */
+void answer_no_db(struct cw_api_call *call);
+/* True if res broke this named constraint. */
+bool broke(const PGresult *res, const char *constraint);
+/* Sets key to a column's text; leaves it out when that is NULL. */
+void put_text(json_t *o, const char *key, const PGresult *res, int row, const char *column);
+/* The same for JSON in a column. */
+void put_json(json_t *o, const char *key, const PGresult *res, int row, const char *column);
+/* "page":{count,marker} from column count of any row and record_id of the last. */
+void put_page(json_t *o, const PGresult *res, int shown);
+/* Compact text, from malloc. */
+char *json_text(const json_t *v);
+const char *body_text(json_t *body, const char *key); /* NULL when absent or null */
+
+/* Times that the API writes, made by PostgreSQL. */
+#define SQL_BASIC_TIME(c) "to_char(" c " AT TIME ZONE 'UTC', 'YYYYMMDD\"T\"HH24MISS\"Z\"')"
+#define SQL_EXTENDED_TIME(c)                                                                       \
+    "to_char(" c " AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
+#define SQL_TIME(ms) "to_timestamp(" ms "::bigint / 1000.0)"
+
+/* ---- facts.c: events of the outbox, and what caches are told */
+
+struct fact {
+    Causeway__EventKind kind;
+    const char *request_id;
+    int64_t time_ms, device_key, product_key;
+    const char *device_id, *node_id, *root_id, *product_id, *app_id;
+    const json_t *body; /* notify_data.body, or NULL */
+};
+/* Packed Causeway.Event; the caller frees data. */
+struct cw_buf fact_pack(const struct fact *f);
+/* After the commit: caches drop the key, the owner of the partition looks into the outbox. */
+void fact_told(struct registry *r, const char *kind, int64_t key, uint32_t partition);
+uint32_t partition_of(const struct registry *r, const char *id);
+
+/* ---- operations */
+
+void show_applications(struct cw_api_call *call, void *self);
+void add_application(struct cw_api_call *call, void *self);
+void show_application(struct cw_api_call *call, void *self);
+/* Makes the default space at the first start, then runs done(rc) once. */
+void apps_start(struct registry *r);
+
+void list_products(struct cw_api_call *call, void *self);
+void create_product(struct cw_api_call *call, void *self);
+void show_product(struct cw_api_call *call, void *self);
+void update_product(struct cw_api_call *call, void *self);
+void delete_product(struct cw_api_call *call, void *self);
+
+void list_devices(struct cw_api_call *call, void *self);
+void add_device(struct cw_api_call *call, void *self);
+void show_device(struct cw_api_call *call, void *self);
+void update_device(struct cw_api_call *call, void *self);
+void delete_device(struct cw_api_call *call, void *self);
+void reset_device_secret(struct cw_api_call *call, void *self);
+
+/* ---- device_shape.c */
+
+/* Columns that device_json() reads; FROM registry.device d, product p, app a, parent g. */
+extern const char device_columns[];
+enum device_parts { DEVICE_LISTED, DEVICE_PUBLIC, DEVICE_WHOLE };
+/* Listed: the short form of lists. Public: all but secrets (events). Whole: with secrets, which are
+ * opened with the seal key. */
+json_t *device_json(const struct registry *r, const PGresult *res, int row,
+                    enum device_parts parts);
+/* "device.<key>.primary": what a sealed secret is bound to. */
+const char *seal_context(char out[64], int64_t device_key, bool secondary);
+
+/* ---- close.c */
+
+/* Asks a gateway to cut a session and to say so. cb runs once: true when it is cut or its gateway
+ * is gone, false when nobody answered in time. */
+typedef void close_fn(bool confirmed, void *arg);
+void close_session(struct registry *r, const char *gateway, int64_t device_key, int64_t session_no,
+                   const char *cause, close_fn *cb, void *arg);
+
+/* ---- secrets.c: opened secrets, bounded, least recently used first out */
+
+struct secret_pair {
+    char *primary, *secondary; /* NULL: not set */
+};
+struct secrets *secrets_open(size_t max);
+/* Borrowed until the next call. Opens the sealed texts (either may be NULL) unless the same
+ * auth_version is known. NULL: they do not open with our key. */
+const struct secret_pair *secrets_get(struct secrets *s, const uint8_t key[32], int64_t device_key,
+                                      int64_t auth_version, const char *primary,
+                                      const char *secondary);
+void secrets_drop(struct secrets *s, int64_t device_key);
+void secrets_drop_all(struct secrets *s);
+void secrets_close(struct secrets **s);
+
+/* ---- login.c: what a CONNECT is told; no I/O */
+
+struct login_device {
+    const char *auth_type;
+    bool frozen, child, secure_access;
+    const struct secret_pair *secrets; /* NULL: could not be opened */
+};
+struct login_refusal {
+    unsigned connack; /* 0: accepted */
+    const char *code, *next_step;
+    char reason[200];
+};
+/* device NULL: unknown; deleted: when a device of this id was deleted (text), or NULL. */
+void login_check(struct login_refusal *out, const Causeway__SessionOpen *open,
+                 const struct login_device *device, const char *deleted, int64_t now_ms);
+
+/* ---- sessions.c */
+
+void sessions_open(const struct cw_bus_msg *msg, void *self); /* api.registry.open_sessions */
