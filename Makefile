@@ -13,7 +13,7 @@ ROUTES_OBJ := $(ROUTES_C:.c=.o)
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(PROTO_OBJ) $(ROUTES_OBJ)
 PACKAGES := libpq libprotobuf-c libcrypto jansson libevent libevent_pthreads libevent_openssl libssl libnats libcurl
 PKG_CFLAGS = $(shell pkg-config --cflags $(PACKAGES))
-LIBS      = $(shell pkg-config --libs $(PACKAGES)) -lpthread
+LIBS      = -Wl,--as-needed $(shell pkg-config --libs $(PACKAGES)) -lpthread
 UNIT     := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c))
 SOURCES  := $(wildcard libcommon/*.[ch] proto/*.h services/*/*.[ch] tests/*/*.[ch])
 
@@ -23,7 +23,7 @@ SWARM_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/load/*.c))
 SIM_OBJ   := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/simulator/*.c))
 TOOLS     := $(BUILD)/bin/swarm $(BUILD)/bin/simulator
 
-.PHONY: all bootstrap test test-integration asan format format-check lint clean
+.PHONY: all bootstrap up down status demo bench test test-integration asan format format-check lint clean
 all: $(BUILD)/libcommon.a $(UNIT) $(DAEMON_BINS) $(TOOLS)
 
 bootstrap:
@@ -81,6 +81,24 @@ test: bootstrap
 test-integration: bootstrap
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) tests/run integration
+
+up: bootstrap
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(BUILD) scripts/up
+
+down:
+	@scripts/down
+
+status:
+	@scripts/status
+
+demo: bootstrap
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(BUILD) ONCE=$(ONCE) scripts/demo
+
+bench: bootstrap
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(BUILD) tests/load/bench
 
 asan:
 	@$(MAKE) --no-print-directory test BUILD=build-asan SAN="-fsanitize=address,undefined -fno-sanitize-recover=all"

@@ -279,6 +279,17 @@ void cw_bus_watch(struct cw_bus *bus, void (*cb)(bool connected, void *arg), voi
     cb(bus->connected, arg);
 }
 
+void cw_bus_unwatch(struct cw_bus *bus, void (*cb)(bool connected, void *arg), void *arg)
+{
+    struct bus_watch *w;
+    SLIST_FOREACH(w, &bus->watches, link)
+    if (w->cb == cb && w->arg == arg)
+        break;
+    if (w)
+        SLIST_REMOVE(&bus->watches, w, bus_watch, link);
+    free(w);
+}
+
 static int may_publish(const struct cw_bus *bus, size_t len)
 {
     if (len > CW_PAYLOAD_MAX_BYTES)

@@ -34,6 +34,8 @@ bool cw_bus_connected(const struct cw_bus *bus);
 /* Runs cb(connected) at each change, and right away for the present state. A reconnect counts up
  * the epoch: what was sent in an older epoch may or may not have arrived. */
 void cw_bus_watch(struct cw_bus *bus, void (*cb)(bool connected, void *arg), void *arg);
+/* Not from inside a watcher. */
+void cw_bus_unwatch(struct cw_bus *bus, void (*cb)(bool connected, void *arg), void *arg);
 uint64_t cw_bus_epoch(const struct cw_bus *bus);
 size_t cw_bus_buffered(const struct cw_bus *bus); /* bytes not yet written to the server */
 

@@ -354,6 +354,17 @@ void cw_db_watch(struct cw_db *db, void (*cb)(bool connected, void *arg), void *
         cb(true, arg);
 }
 
+void cw_db_unwatch(struct cw_db *db, void (*cb)(bool connected, void *arg), void *arg)
+{
+    struct db_watch *w;
+    SLIST_FOREACH(w, &db->watches, link)
+    if (w->cb == cb && w->arg == arg)
+        break;
+    if (w)
+        SLIST_REMOVE(&db->watches, w, db_watch, link);
+    free(w);
+}
+
 size_t cw_db_waiting(const struct cw_db *db) { return db->waiting; }
 
 int cw_db_backend_pid(const struct cw_db *db)

@@ -45,6 +45,8 @@ bool cw_db_connected(const struct cw_db *db);
 /* cb(true) after each connect (session is ready, nothing prepared yet), cb(false) after each loss.
  */
 void cw_db_watch(struct cw_db *db, void (*cb)(bool connected, void *arg), void *arg);
+/* Not from inside a watcher. */
+void cw_db_unwatch(struct cw_db *db, void (*cb)(bool connected, void *arg), void *arg);
 size_t cw_db_waiting(const struct cw_db *db); /* statements sent and not answered */
 int cw_db_backend_pid(const struct cw_db *db);
 /* Drops the connection on purpose (a fence was lost); it comes back. */

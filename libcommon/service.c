@@ -19,7 +19,7 @@
 #define AT(f)          offsetof(struct app_settings, f)
 
 static const struct cw_option common[] = {
-    { "VAR", CW_OPT_STRING, "var", 1, 80, AT(var), "folder of the platform's state" },
+    { "VAR", CW_OPT_STRING, "var", 1, 1000, AT(var), "folder of the platform's state" },
     { "INSTANCE", CW_OPT_INT, "1", 1, 64, AT(instance), "number of this instance of the daemon" },
     { "NATS_URL", CW_OPT_STRING, "nats://127.0.0.1:14222", 1, 200, AT(nats_url),
       "address of nats-server" },
@@ -32,6 +32,8 @@ static const struct cw_option common[] = {
     { "ADMIN_SOCKET", CW_OPT_STRING, "", 0, 107, AT(admin_socket),
       "path of the admin socket; empty: $VAR/run/<name>.<instance>.sock" },
     { "ADMIN_PORT", CW_OPT_INT, "0", 0, 65535, AT(admin_port), "the same on loopback TCP; 0: off" },
+    { "LOG_BYTES", CW_OPT_BYTES, "512M", 65536, 1LL << 40, AT(log_bytes),
+      "size of a new EVENT or PUSH partition; UPLINK gets twice that" },
     { "DRAIN", CW_OPT_MS, "10s", 100, 600000, AT(drain_ms), "longest drain after SIGTERM" },
     { "STRICT", CW_OPT_BOOL, "0", 0, 1, AT(strict), "refuse extensions as IoTDA does" },
     { 0 },
@@ -44,6 +46,7 @@ const char *cw_app_name(const struct cw_app *app) { return app->name; }
 const char *cw_app_instance(const struct cw_app *app) { return app->instance; }
 uint64_t cw_app_boot(const struct cw_app *app) { return app->boot; }
 uint32_t cw_app_partitions(const struct cw_app *app) { return (uint32_t)app->set.partitions; }
+int64_t cw_app_log_bytes(const struct cw_app *app) { return app->set.log_bytes; }
 const char *cw_app_var(const struct cw_app *app) { return app->set.var; }
 bool cw_app_strict(const struct cw_app *app) { return app->set.strict; }
 bool cw_app_draining(const struct cw_app *app) { return app->draining; }

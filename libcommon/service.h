@@ -47,6 +47,7 @@ const char *cw_app_name(const struct cw_app *app);     /* mqtt-gateway.1 */
 const char *cw_app_instance(const struct cw_app *app); /* mqtt-gateway-1-<boot>: a subject token */
 uint64_t cw_app_boot(const struct cw_app *app);        /* ms of the start, unique per name */
 uint32_t cw_app_partitions(const struct cw_app *app);
+int64_t cw_app_log_bytes(const struct cw_app *app); /* size of a new EVENT or PUSH stream */
 const char *cw_app_var(const struct cw_app *app);
 bool cw_app_strict(const struct cw_app *app);
 bool cw_app_draining(const struct cw_app *app);

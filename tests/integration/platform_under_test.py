@@ -89,6 +89,10 @@ class Platform:
 
     # ---- its processes
 
+    def owns(self, pid):
+        """scripts/up puts this mark into the environment of whatever it starts."""
+        return f"CAUSEWAY_SUPERVISED={self.var}".encode() in read_proc(pid, "environ").split(b"\0")
+
     def processes(self, name):
         """The pids of a program of this platform, without the helpers that it forked."""
         found = []
@@ -98,9 +102,7 @@ class Platform:
                 program = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
             except OSError:
                 continue
-            mine = f"CAUSEWAY_VAR={self.var}\0".encode() in read_proc(pid, "environ") or \
-                self.var.encode() in read_proc(pid, "cmdline")
-            if program == name and mine:
+            if program == name and self.owns(pid):
                 found.append(pid)
         return sorted(p for p in found if parent_of(p) not in found)
 
@@ -123,10 +125,8 @@ class Platform:
 
     def kill_all(self):
         """Everything at once, the supervisor first."""
-        mine = f"CAUSEWAY_VAR={self.var}\0".encode()
-        for _ in range(20):  # what is being forked while we look
-            pids = [int(p) for p in filter(str.isdigit, os.listdir("/proc"))
-                    if mine in read_proc(p, "environ") or self.var.encode() in read_proc(p, "cmdline")]
+        for _ in range(100):  # what is being forked while we look
+            pids = [int(p) for p in filter(str.isdigit, os.listdir("/proc")) if self.owns(p)]
             if not pids:
                 return
             for pid in sorted(pids):

@@ -1,0 +1,1 @@
+"""What scripts/up, down and status are made of."""

@@ -1,0 +1,201 @@
+#include "services/mqtt-gateway/auth.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "services/mqtt-gateway/conn.h"
+#include "services/mqtt-gateway/session.h"
+
+#define SUBJECT      "api.registry.open_sessions"
+#define BATCH_MAX    256
+#define PASSWORD_MAX 256
+#define BATCH_MS     2
+#define AWAY         3 /* CONNACK: the platform is unavailable */
+#define DENIED       5 /* the highest code that MQTT 3.1.1 knows */
+
+struct auth_entry {
+    struct conn *conn; /* NULL: gone */
+    Causeway__SessionOpen open;
+    struct client_id id;
+    char peer[PEER_LEN];
+};
+
+struct batch {
+    struct auth *auth;
+    size_t n;
+    struct auth_entry *entries[BATCH_MAX];
+};
+
+struct auth {
+    struct gateway *gw;
+    struct batch *next;  /* being filled */
+    struct event *timer; /* pending while the last batch is younger than BATCH_MS */
+    unsigned waiting;
+};
+
+static void entry_free(struct auth_entry *e)
+{
+    free(e->open.client_id);
+    if (e->open.password) {
+        explicit_bzero(e->open.password, strlen(e->open.password));
+        free(e->open.password);
+    }
+    free(e);
+}
+
+/* The registry was not heard: the device may come again, nothing is wrong with it. */
+static void turn_away(struct auth *a, struct auth_entry *e)
+{
+    cw_metric_add(a->gw->m.refused_logins, 1);
+    if (e->conn)
+        conn_refuse(e->conn, AWAY);
+}
+
+static void refuse(struct auth *a, struct auth_entry *e, const Causeway__SessionOpened *r)
+{
+    cw_metric_add(a->gw->m.refused_logins, 1);
+    gateway_notice(a->gw, &(struct cw_notice){ .layer = CW_LAYER_AUTHENTICATE,
+                                               .device_key = r->device_key,
+                                               .device_id = e->id.device_id,
+                                               .code = *r->code ? r->code : "refused",
+                                               .reason = r->reason,
+                                               .next_step = r->next_step,
+                                               .sample = e->open.client_id });
+    if (e->conn)
+        conn_refuse(e->conn, (uint8_t)(r->connack > DENIED ? DENIED : r->connack));
+}
+
+static void finish(struct auth *a, struct auth_entry *e, const Causeway__SessionOpened *r)
+{
+    struct conn *c = e->conn;
+    if (c)
+        c->auth = NULL; /* before anything that may end the connection */
+    if (!r || (r->connack == 0 && r->session_no <= 0))
+        turn_away(a, e);
+    else if (r->connack)
+        refuse(a, e, r);
+    else {
+        cw_metric_add(a->gw->m.logins, 1);
+        session_open(a->gw, r, &e->open, c);
+    }
+    a->waiting--;
+    entry_free(e);
+}
+
+static void finish_batch(struct batch *b, const Causeway__SessionOpenReply *reply)
+{
+    for (size_t i = 0; i < b->n; i++)
+        finish(b->auth, b->entries[i], reply ? reply->results[i] : NULL);
+    free(b);
+}
+
+static void on_reply(int rc, const struct cw_bus_msg *msg, void *arg)
+{
+    static struct cw_log_gate gate;
+    struct batch *b = arg;
+    Causeway__SessionOpenReply *reply = NULL;
+    gateway_awake(b->auth->gw);
+    if (rc == 0)
+        reply = causeway__session_open_reply__unpack(NULL, msg->len, msg->data);
+    if (!reply || reply->n_results != b->n)
+        cw_log_limited(&gate, CW_WARN, "registry_away", "connects=%zu reason=\"%s\"", b->n,
+                       rc < 0 ? strerror(-rc) : "an answer that does not fit");
+    finish_batch(b, reply && reply->n_results == b->n ? reply : NULL);
+    if (reply)
+        causeway__session_open_reply__free_unpacked(reply, NULL);
+}
+
+static void send_batch(struct auth *a)
+{
+    static const struct timeval gap = { 0, BATCH_MS * 1000 };
+    struct gateway *gw = a->gw;
+    struct batch *b = a->next;
+    Causeway__SessionOpen *opens[BATCH_MAX];
+    Causeway__SessionOpenBatch msg = CAUSEWAY__SESSION_OPEN_BATCH__INIT;
+    a->next = NULL;
+    for (size_t i = 0; i < b->n; i++)
+        opens[i] = &b->entries[i]->open;
+    msg.gateway = (char *)cw_app_instance(gw->app);
+    msg.deadline_ms = cw_now_ms() + gw->set.auth_ms;
+    msg.opens = opens;
+    msg.n_opens = b->n;
+    size_t len = causeway__session_open_batch__get_packed_size(&msg);
+    uint8_t *packed = cw_malloc(len);
+    causeway__session_open_batch__pack(&msg, packed);
+    evtimer_add(a->timer, &gap);
+    if (!cw_bus_request(gw->bus, SUBJECT, packed, len, gw->set.auth_ms, on_reply, b))
+        finish_batch(b, NULL);
+    explicit_bzero(packed, len);
+    free(packed);
+}
+
+static void on_gap_over(evutil_socket_t fd, short what, void *arg)
+{
+    struct auth *a = arg;
+    (void)fd, (void)what;
+    gateway_awake(a->gw);
+    if (a->next)
+        send_batch(a);
+}
+
+static struct auth_entry *entry_new(struct conn *c, const struct client_id *id,
+                                    const struct packet_connect *connect)
+{
+    struct auth_entry *e = cw_calloc(1, sizeof *e);
+    causeway__session_open__init(&e->open);
+    e->conn = c;
+    e->id = *id;
+    e->open.device_id = e->id.device_id;
+    e->open.timestamp = e->id.timestamp;
+    e->open.sign_type = id->sign_type;
+    /* bytes that are no text cannot be the right password, nor travel as a string */
+    bool text = connect->password.len <= PASSWORD_MAX &&
+                cw_utf8_valid(connect->password.p, connect->password.len);
+    e->open.password =
+        cw_strndup(text ? connect->password.p : "", text ? connect->password.len : 0);
+    e->open.client_id = cw_strndup(connect->client_id.p, connect->client_id.len);
+    e->open.peer = conn_peer(c, e->peer);
+    e->open.secure = c->ssl != NULL;
+    return e;
+}
+
+void auth_ask(struct conn *c, const struct client_id *id, const struct packet_connect *connect)
+{
+    struct auth *a = c->gw->auth;
+    if (!a->next) {
+        a->next = cw_calloc(1, sizeof *a->next);
+        a->next->auth = a;
+    }
+    a->waiting++;
+    c->auth = a->next->entries[a->next->n++] = entry_new(c, id, connect);
+    if (a->next->n == BATCH_MAX || !evtimer_pending(a->timer, NULL))
+        send_batch(a);
+}
+
+void auth_forget(struct conn *c)
+{
+    if (c->auth)
+        c->auth->conn = NULL;
+    c->auth = NULL;
+}
+
+unsigned auth_waiting(const struct gateway *gw) { return gw->auth->waiting; }
+
+void auth_open(struct gateway *gw)
+{
+    gw->auth = cw_calloc(1, sizeof *gw->auth);
+    gw->auth->gw = gw;
+    gw->auth->timer = evtimer_new(gw->base, on_gap_over, gw->auth);
+}
+
+/* The memory stays: batches on their way are answered when the bus closes, after this. */
+void auth_close(struct gateway *gw)
+{
+    if (!gw->auth)
+        return;
+    event_free(gw->auth->timer);
+    if (gw->auth->next)
+        finish_batch(gw->auth->next, NULL);
+    gw->auth->next = NULL;
+}

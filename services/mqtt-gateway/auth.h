@@ -1,0 +1,14 @@
+/* auth.h - asks the registry in batches whether devices may come in. */
+#pragma once
+
+#include "services/mqtt-gateway/gateway.h"
+#include "services/mqtt-gateway/packet.h"
+#include "services/mqtt-gateway/topic.h"
+
+void auth_open(struct gateway *gw);
+void auth_close(struct gateway *gw);
+/* The answer ends in session_open() or conn_refuse(). */
+void auth_ask(struct conn *c, const struct client_id *id, const struct packet_connect *connect);
+/* The connection goes before the answer. */
+void auth_forget(struct conn *c);
+unsigned auth_waiting(const struct gateway *gw);

@@ -1,0 +1,112 @@
+/* conn.h - one connection: its socket, its buffers, its pauses and limits. A session hangs on it
+ * once the device is let in. */
+#pragma once
+
+#include <openssl/ssl.h>
+
+#include "services/mqtt-gateway/gateway.h"
+#include "services/mqtt-gateway/packet.h"
+
+enum conn_state {
+    CONN_SECURING, /* TLS handshake */
+    CONN_GREETING, /* CONNECT is awaited */
+    CONN_CHECKING, /* the registry is asked */
+    CONN_OPEN,
+    CONN_LEAVING, /* no longer read; waits until its frames are in the log */
+    CONN_CLOSING, /* last bytes go out, then the peer's end is awaited for a moment */
+    CONN_CLOSED,  /* freed at the end of this turn of the loop */
+    CONN_STATES,
+};
+
+enum conn_event {
+    ON_SECURED,
+    ON_CONNECT,
+    ON_ACCEPTED,
+    ON_LEAVE,
+    ON_LAST_WORD,
+    ON_GONE,
+    ON_COUNT,
+};
+
+/* Reasons not to read; read when there is none. No keep-alive verdict while there is one. */
+enum {
+    PAUSE_CHECK = 1,
+    PAUSE_TAKEOVER = 2,
+    PAUSE_RATE = 4,
+    PAUSE_BLOCKED = 8,
+    PAUSE_OUTPUT = 16,
+    PAUSE_LEAVE = 32,
+};
+
+struct auth_entry;
+
+struct conn {
+    LIST_ENTRY(conn) link, dirty;
+    struct gateway *gw;
+    SSL *ssl; /* NULL: plain */
+    struct session *session;
+    struct auth_entry *auth;
+    struct event read, write, timer;
+    struct cw_buf in, out;
+    int64_t since_ms;                      /* in this state */
+    int64_t heard_ms;                      /* last byte */
+    int64_t packet_ms;                     /* when the packet at hand began, 0: none */
+    int64_t stalled_ms;                    /* since when out does not shrink, 0: empty */
+    int64_t timer_ms;                      /* when timer fires, 0: not armed */
+    int64_t messages_due_us, bytes_due_us; /* rate.h */
+    int64_t keep_alive_ms;                 /* one and a half of what the device stated */
+    int fd;
+    uint8_t state, pauses;
+    bool is_dirty;
+};
+
+/* Takes fd (and ssl). */
+void conn_new(struct gateway *gw, int fd, SSL *ssl);
+
+/* The state after ev, or -EPROTO. */
+int conn_next(enum conn_state from, enum conn_event ev);
+/* True if a packet of this type may come now. */
+bool conn_takes(enum conn_state state, enum packet_type type);
+const char *conn_state_name(enum conn_state state);
+
+/* What is added is written at the end of this turn of the loop. */
+struct cw_buf *conn_out(struct conn *c);
+void conn_pause(struct conn *c, unsigned reason);
+void conn_resume(struct conn *c, unsigned reason);
+
+/* CONNECT has come and is being checked. */
+void conn_await(struct conn *c);
+/* CONNACK 0; the session hangs on the connection from now on. */
+void conn_accept(struct conn *c, struct session *s);
+/* CONNACK code, then the end. */
+void conn_refuse(struct conn *c, uint8_t code);
+/* Reads no more; conn_last_word() or leave_ms ends it. */
+void conn_leave(struct conn *c);
+/* Writes what waits, then closes. */
+void conn_last_word(struct conn *c);
+/* Closes at once; a session ends with this cause. c is gone at the end of this turn of the loop. */
+void conn_end(struct conn *c, const char *cause);
+
+/* "address:port" of the peer. */
+#define PEER_LEN 64
+char *conn_peer(const struct conn *c, char out[PEER_LEN]);
+
+/* At the end of a turn of the loop (gateway.later). */
+void conns_later(struct gateway *gw);
+/* Closes all without a session, asks those with one to leave. */
+void conns_drain(struct gateway *gw);
+void conns_free(struct gateway *gw); /* at the end of the process */
+
+/* socket.c. Bytes; 0: nothing now; -ECONNRESET: the end; -EPROTO: TLS failed. */
+ssize_t socket_read(struct conn *c, void *to, size_t size);
+ssize_t socket_write(struct conn *c, const void *from, size_t len);
+/* 0: done, -EAGAIN: goes on when readable (or writable, if *wants_write), -EPROTO. */
+int socket_secure(struct conn *c, bool *wants_write);
+bool socket_has_more(const struct conn *c); /* TLS has decrypted more than was read */
+void socket_shut(struct conn *c);           /* nothing more will be written */
+void socket_close(struct conn *c);
+
+/* frames.c: handles one packet of an open or greeting connection. */
+void frame_handle(struct conn *c, struct packet *p);
+/* Ends a connection whose bytes were refused by packet_read(). */
+void frame_refuse(struct conn *c, const struct packet *p, int rc);

@@ -1,0 +1,284 @@
+#include "services/mqtt-gateway/downlink.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "services/mqtt-gateway/topic.h"
+
+#define UNACKED_MAX    64
+#define ANSWERS_MAX    64
+#define OUT_MAX_BYTES  (1U << 20) /* of what a peer has not read yet */
+#define NO_DEADLINE_MS 20000
+#define ANSWER_MS      60000 /* a waiter without deadline */
+#define OUTCOME(name)  CAUSEWAY__DOWNLINK_OUTCOME__DOWNLINK_##name
+
+/* One PUBLISH with QoS 1 on its way. */
+struct downlink {
+    LIST_ENTRY(downlink) link;
+    struct session *session;
+    struct event *timer;
+    char *reply; /* NULL: nobody asks */
+    struct cw_buf packet;
+    int64_t written_ms, until_ms; /* wall clock, loop's clock */
+    uint32_t attempts, attempts_max, resend_ms;
+    uint16_t id;
+};
+
+struct answer {
+    LIST_ENTRY(answer) link;
+    int64_t until_ms;
+    char *request_id, *to;
+};
+
+void downlink_reply(struct gateway *gw, const char *to, Causeway__DownlinkReply *reply)
+{
+    uint8_t packed[64];
+    if (to)
+        cw_bus_publish(gw->bus, to, NULL, packed, causeway__downlink_reply__pack(reply, packed));
+}
+
+static void reply_plain(struct gateway *gw, const char *to, Causeway__DownlinkOutcome outcome)
+{
+    Causeway__DownlinkReply r = CAUSEWAY__DOWNLINK_REPLY__INIT;
+    r.outcome = outcome;
+    downlink_reply(gw, to, &r);
+}
+
+static void finish(struct downlink *d, Causeway__DownlinkOutcome outcome)
+{
+    Causeway__DownlinkReply r = CAUSEWAY__DOWNLINK_REPLY__INIT;
+    r.outcome = outcome;
+    r.written_ms = d->written_ms;
+    r.acked_ms = outcome == OUTCOME(ACKED) ? cw_now_ms() : 0;
+    r.attempts = d->attempts;
+    downlink_reply(d->session->gw, d->reply, &r);
+    d->session->n_downlinks--;
+    LIST_REMOVE(d, link);
+    event_free(d->timer);
+    cw_buf_free(&d->packet);
+    free(d->reply);
+    free(d);
+}
+
+/* ---- sending, and sending again */
+
+static void write_once(struct downlink *d)
+{
+    struct conn *c = d->session->conn;
+    int64_t now_ms = cw_mono_ms(), next_ms = d->until_ms;
+    if (d->resend_ms && now_ms + d->resend_ms < next_ms)
+        next_ms = now_ms + d->resend_ms;
+    struct cw_buf *out = conn_out(c);
+    if (out->len <= OUT_MAX_BYTES) { /* else the peer has not even read the last one */
+        cw_buf_add(out, d->packet.data, d->packet.len);
+        packet_set_dup(d->packet.data);
+    }
+    d->attempts++;
+    if (d->attempts == d->attempts_max)
+        cw_buf_free(&d->packet); /* never sent again */
+    int64_t wait_ms = next_ms > now_ms ? next_ms - now_ms : 0;
+    struct timeval wait = { wait_ms / 1000, wait_ms % 1000 * 1000 };
+    evtimer_add(d->timer, &wait);
+}
+
+static void on_unacked(evutil_socket_t fd, short what, void *arg)
+{
+    struct downlink *d = arg;
+    (void)fd, (void)what;
+    gateway_awake(d->session->gw);
+    if (cw_mono_ms() >= d->until_ms || d->attempts >= d->attempts_max)
+        finish(d, OUTCOME(ACK_TIMEOUT));
+    else
+        write_once(d);
+}
+
+static bool id_taken(const struct session *s, uint16_t id)
+{
+    const struct downlink *d;
+    LIST_FOREACH(d, &s->downlinks, link)
+    if (d->id == id)
+        return true;
+    return false;
+}
+
+static uint16_t next_id(struct session *s)
+{
+    do
+        s->next_packet_id++;
+    while (s->next_packet_id == 0 || id_taken(s, s->next_packet_id));
+    return s->next_packet_id;
+}
+
+static void send_acked(struct session *s, const Causeway__Downlink *msg, const char *reply)
+{
+    struct text topic = { msg->topic, strlen(msg->topic) };
+    struct downlink *d = cw_calloc(1, sizeof *d);
+    int64_t left_ms = msg->deadline_ms ? msg->deadline_ms - cw_now_ms() : NO_DEADLINE_MS;
+    d->session = s;
+    d->timer = evtimer_new(s->gw->base, on_unacked, d);
+    d->reply = reply ? cw_strdup(reply) : NULL;
+    d->written_ms = cw_now_ms();
+    d->until_ms = cw_mono_ms() + left_ms;
+    d->resend_ms = msg->resend_ms;
+    d->attempts_max = msg->resend_ms ? msg->resends + 1 : 1;
+    d->id = next_id(s);
+    packet_put_publish(&d->packet, topic, msg->payload.data, msg->payload.len, 1, d->id);
+    LIST_INSERT_HEAD(&s->downlinks, d, link);
+    s->n_downlinks++;
+    write_once(d);
+}
+
+static void send_plain(struct session *s, const Causeway__Downlink *msg, const char *reply)
+{
+    struct text topic = { msg->topic, strlen(msg->topic) };
+    Causeway__DownlinkReply r = CAUSEWAY__DOWNLINK_REPLY__INIT;
+    packet_put_publish(conn_out(s->conn), topic, msg->payload.data, msg->payload.len, 0, 0);
+    r.outcome = OUTCOME(WRITTEN);
+    r.written_ms = cw_now_ms();
+    r.attempts = 1;
+    downlink_reply(s->gw, reply, &r);
+}
+
+/* ---- who waits for answers */
+
+static void answer_free(struct session *s, struct answer *a)
+{
+    LIST_REMOVE(a, link);
+    s->n_answers--;
+    free(a->request_id);
+    free(a->to);
+    free(a);
+}
+
+static void await_answer(struct session *s, const Causeway__Downlink *msg)
+{
+    struct text id = topic_request_id((struct text){ msg->topic, strlen(msg->topic) });
+    struct answer *a, *next;
+    int64_t now_ms = cw_now_ms();
+    for (a = LIST_FIRST(&s->answers); a; a = next) {
+        next = LIST_NEXT(a, link);
+        if (a->until_ms < now_ms)
+            answer_free(s, a);
+    }
+    if (!*msg->answer_to || s->n_answers == ANSWERS_MAX)
+        return; /* the answer comes by the log as well */
+    a = cw_calloc(1, sizeof *a);
+    a->until_ms = msg->deadline_ms ? msg->deadline_ms : now_ms + ANSWER_MS;
+    a->request_id =
+        *msg->request_id ? cw_strdup(msg->request_id) : cw_strndup(id.len ? id.p : "", id.len);
+    a->to = cw_strdup(msg->answer_to);
+    LIST_INSERT_HEAD(&s->answers, a, link);
+    s->n_answers++;
+}
+
+void downlink_answered(struct session *s, struct text id, const void *packed, size_t len)
+{
+    struct answer *a;
+    LIST_FOREACH(a, &s->answers, link)
+    if (strlen(a->request_id) == id.len && memcmp(a->request_id, id.p, id.len) == 0) {
+        cw_bus_publish(s->gw->bus, a->to, NULL, packed, len);
+        answer_free(s, a);
+        return;
+    }
+}
+
+/* ---- what is asked */
+
+static struct session *find(struct gateway *gw, const Causeway__Downlink *msg)
+{
+    struct session *s = session_by_key(gw, msg->device_key);
+    return s && s->conn && (!msg->session_no || msg->session_no == s->session_no) ? s : NULL;
+}
+
+static void on_publish(struct gateway *gw, const Causeway__Downlink *msg, const char *reply)
+{
+    struct text topic = { msg->topic, strlen(msg->topic) };
+    struct session *s = find(gw, msg);
+    if (!s) {
+        reply_plain(gw, reply, OUTCOME(NO_SESSION));
+        return;
+    }
+    int granted = subscription_match(s, topic);
+    if (granted < 0 && (msg->needs_subscription || !topic_is_system_down(s->device_id, topic))) {
+        reply_plain(gw, reply, OUTCOME(NOT_SUBSCRIBED));
+        return;
+    }
+    if (s->n_downlinks >= UNACKED_MAX || s->conn->out.len > OUT_MAX_BYTES) {
+        reply_plain(gw, reply, OUTCOME(BUSY));
+        return;
+    }
+    await_answer(s, msg);
+    if (msg->qos && granted != 0)
+        send_acked(s, msg, reply);
+    else
+        send_plain(s, msg, reply);
+}
+
+static void on_close(struct gateway *gw, const Causeway__Downlink *msg, const char *reply)
+{
+    struct session *s =
+        msg->session_no ? session_by_no(gw, msg->session_no) : session_by_key(gw, msg->device_key);
+    if (!s || s->device_key != msg->device_key) {
+        if (msg->session_no)
+            session_bar(msg->session_no);
+        reply_plain(gw, reply, OUTCOME(NO_SESSION));
+        return;
+    }
+    if (reply)
+        session_await_over(s, reply);
+    session_leave(s, *msg->cause ? msg->cause : "kicked");
+}
+
+static void on_downlink(const struct cw_bus_msg *bus_msg, void *arg)
+{
+    struct gateway *gw = arg;
+    gateway_awake(gw);
+    Causeway__Downlink *msg = bus_msg->no_responders
+                                  ? NULL
+                                  : causeway__downlink__unpack(NULL, bus_msg->len, bus_msg->data);
+    if (!msg || (msg->kind == CAUSEWAY__DOWNLINK_KIND__DOWNLINK_PUBLISH &&
+                 (!*msg->topic || strlen(msg->topic) > UINT16_MAX ||
+                  msg->payload.len > PACKET_PAYLOAD_MAX_BYTES)))
+        reply_plain(gw, bus_msg->reply, OUTCOME(UNKNOWN));
+    else if (msg->kind == CAUSEWAY__DOWNLINK_KIND__DOWNLINK_CLOSE)
+        on_close(gw, msg, bus_msg->reply);
+    else if (msg->deadline_ms && msg->deadline_ms <= cw_now_ms())
+        reply_plain(gw, bus_msg->reply, OUTCOME(EXPIRED));
+    else if (msg->kind == CAUSEWAY__DOWNLINK_KIND__DOWNLINK_PUBLISH)
+        on_publish(gw, msg, bus_msg->reply);
+    else
+        reply_plain(gw, bus_msg->reply, OUTCOME(UNKNOWN));
+    if (msg)
+        causeway__downlink__free_unpacked(msg, NULL);
+}
+
+void downlink_acked(struct session *s, uint16_t packet_id)
+{
+    struct downlink *d;
+    LIST_FOREACH(d, &s->downlinks, link)
+    if (d->id == packet_id) {
+        finish(d, OUTCOME(ACKED));
+        return;
+    }
+}
+
+void downlinks_drop(struct session *s)
+{
+    for (struct downlink *d = LIST_FIRST(&s->downlinks), *next; d; d = next) {
+        next = LIST_NEXT(d, link);
+        finish(d, OUTCOME(CLOSED));
+    }
+    for (struct answer *a = LIST_FIRST(&s->answers), *next; a; a = next) {
+        next = LIST_NEXT(a, link);
+        answer_free(s, a);
+    }
+}
+
+void downlinks_open(struct gateway *gw)
+{
+    char subject[96];
+    snprintf(subject, sizeof subject, "downlink.%s", cw_app_instance(gw->app));
+    gw->downlinks = cw_bus_subscribe(gw->bus, subject, NULL, on_downlink, gw);
+}

@@ -1,0 +1,13 @@
+/* downlink.h - what the platform says to devices: subject downlink.<instance>. */
+#pragma once
+
+#include "services/mqtt-gateway/session.h"
+
+void downlinks_open(struct gateway *gw);
+/* The device's PUBACK. */
+void downlink_acked(struct session *s, uint16_t packet_id);
+/* The session ends: what is unacknowledged is answered CLOSED. */
+void downlinks_drop(struct session *s);
+/* A copy of an answer for whoever waits for this request id. */
+void downlink_answered(struct session *s, struct text request_id, const void *packed, size_t len);
+void downlink_reply(struct gateway *gw, const char *to, Causeway__DownlinkReply *reply);

@@ -1,0 +1,156 @@
+/* What each packet of a device does. */
+#include <errno.h>
+#include <string.h>
+
+#include "services/mqtt-gateway/auth.h"
+#include "services/mqtt-gateway/downlink.h"
+#include "services/mqtt-gateway/rate.h"
+#include "services/mqtt-gateway/topic.h"
+#include "services/mqtt-gateway/uplink.h"
+
+/* Codes of CONNACK, MQTT 3.1.1 3.2.2.3. */
+enum { REFUSED_VERSION = 1, REFUSED_ID = 2, REFUSED_AWAY = 3 };
+#define SUBACK_REFUSED 0x80
+
+static void notice(const struct session *s, enum cw_layer layer, const char *code,
+                   const char *reason, const char *next_step, const char *sample)
+{
+    gateway_notice(s->gw, &(struct cw_notice){ .layer = layer,
+                                               .device_key = s->device_key,
+                                               .device_id = s->device_id,
+                                               .code = code,
+                                               .reason = reason,
+                                               .next_step = next_step,
+                                               .sample = sample });
+}
+
+static void refuse_connect(struct conn *c, const char *device_id, const char *code,
+                           const char *reason, const char *next_step)
+{
+    cw_metric_add(c->gw->m.refused_logins, 1);
+    gateway_notice(c->gw, &(struct cw_notice){ .layer = CW_LAYER_CONNECT,
+                                               .device_id = device_id,
+                                               .code = code,
+                                               .reason = reason,
+                                               .next_step = next_step });
+    conn_refuse(c, REFUSED_ID);
+}
+
+static void on_connect(struct conn *c, struct packet *p)
+{
+    const struct packet_connect *con = &p->connect;
+    const struct gateway_settings *set = &c->gw->set;
+    struct client_id id;
+    const char *wrong = client_id_read(&id, con->client_id, con->user);
+    int64_t keep_alive_ms = con->keep_alive_s * 1000LL;
+    if (c->gw->draining)
+        conn_refuse(c, REFUSED_AWAY);
+    else if (wrong)
+        refuse_connect(c, id.device_id, "client_id", wrong,
+                       "Use the client id <device id>_0_<sign type>_<YYYYMMDDHH> and the device id "
+                       "as user name.");
+    else if (keep_alive_ms < set->keep_alive_min_ms || keep_alive_ms > set->keep_alive_max_ms)
+        refuse_connect(c, id.device_id, "keep_alive_range",
+                       "The keep-alive of CONNECT is outside 30 to 1200 seconds.",
+                       "Set the keep-alive of the client to 120 seconds.");
+    else {
+        c->keep_alive_ms = keep_alive_ms * 3 / 2;
+        conn_await(c);
+        auth_ask(c, &id, con);
+    }
+}
+
+static void on_publish(struct conn *c, struct packet *p)
+{
+    struct session *s = c->session;
+    if (p->publish.qos == 2) {
+        notice(s, CW_LAYER_CONNECT, "qos2", "A PUBLISH with QoS 2; its connection was closed.",
+               "Publish with QoS 0 or 1.", NULL);
+        conn_end(c, "qos2");
+        return;
+    }
+    int64_t now_us = c->heard_ms * 1000;
+    rate_spend(&c->messages_due_us, now_us, 1, c->gw->set.rate);
+    uplink_publish(s, &p->publish);
+    if (rate_wait_ms(c->messages_due_us, now_us))
+        conn_pause(c, PAUSE_RATE);
+}
+
+static void on_puback(struct conn *c, struct packet *p) { downlink_acked(c->session, p->id); }
+
+static uint8_t subscribe(struct session *s, struct text filter, uint8_t qos)
+{
+    char sample[256];
+    uint8_t granted = qos > 1 ? 1 : qos;
+    int rc = topic_check_filter(s->device_id, filter);
+    if (rc == 0)
+        rc = subscription_add(s, filter, granted);
+    if (rc == 0)
+        return granted;
+    snprintf(sample, sizeof sample, "%.*s", (int)(filter.len < 200 ? filter.len : 200), filter.p);
+    if (rc == -ENOSPC)
+        notice(s, CW_LAYER_TOPIC, "subscriptions", "More than 100 subscriptions.",
+               "Subscribe less; system topics arrive without a subscription.", sample);
+    else if (rc == -EINVAL)
+        notice(s, CW_LAYER_TOPIC, "subscribe_filter", "A topic filter with misplaced wildcards.",
+               "Let + stand for a whole level and # for the last ones.", sample);
+    else
+        notice(s, CW_LAYER_TOPIC, "subscribe_refused", "The device may not receive this topic.",
+               "Subscribe topics below $oc/devices/<its own id>/ that the platform sends.", sample);
+    return SUBACK_REFUSED;
+}
+
+static void on_subscribe(struct conn *c, struct packet *p)
+{
+    uint8_t codes[PACKET_FILTERS_MAX], qos;
+    struct text filter;
+    size_t n = 0;
+    while (packet_filter(&p->filters, &filter, &qos))
+        codes[n++] = subscribe(c->session, filter, qos);
+    packet_put_suback(conn_out(c), p->filters.id, codes, n);
+}
+
+static void on_unsubscribe(struct conn *c, struct packet *p)
+{
+    struct text filter;
+    uint8_t qos;
+    while (packet_filter(&p->filters, &filter, &qos))
+        subscription_remove(c->session, filter);
+    packet_put_ack(conn_out(c), PACKET_UNSUBACK, p->filters.id);
+}
+
+static void on_pingreq(struct conn *c, struct packet *p)
+{
+    (void)p;
+    packet_put_pingresp(conn_out(c));
+}
+
+static void on_disconnect(struct conn *c, struct packet *p)
+{
+    (void)p;
+    conn_end(c, "client");
+}
+
+static void (*const handlers[16])(struct conn *c, struct packet *p) = {
+    [PACKET_CONNECT] = on_connect,         [PACKET_PUBLISH] = on_publish,
+    [PACKET_PUBACK] = on_puback,           [PACKET_SUBSCRIBE] = on_subscribe,
+    [PACKET_UNSUBSCRIBE] = on_unsubscribe, [PACKET_PINGREQ] = on_pingreq,
+    [PACKET_DISCONNECT] = on_disconnect,
+};
+
+void frame_handle(struct conn *c, struct packet *p) { handlers[p->type](c, p); }
+
+void frame_refuse(struct conn *c, const struct packet *p, int rc)
+{
+    struct session *s = c->session;
+    if (c->state == CONN_GREETING && rc == -EPROTONOSUPPORT) {
+        conn_refuse(c, REFUSED_VERSION);
+        return;
+    }
+    if (s && rc == -EMSGSIZE)
+        uplink_oversize(s);
+    else if (s)
+        notice(s, CW_LAYER_CONNECT, "protocol_error", p->fault,
+               "Use a client library that speaks MQTT 3.1.1.", NULL);
+    conn_end(c, rc == -EMSGSIZE ? "oversize" : "protocol_error");
+}

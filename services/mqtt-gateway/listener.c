@@ -1,0 +1,200 @@
+#include "services/mqtt-gateway/listener.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "services/mqtt-gateway/conn.h"
+
+#define BACKLOG         4096
+#define ACCEPT_BATCH    64 /* then the sockets that are there get their turn */
+#define OUT_OF_FDS_MS   100
+#define SESSION_CONTEXT "causeway-mqtt"
+#define TLS12_SUITES                                                                               \
+    "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256:"     \
+    "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-SHA:ECDHE-RSA-AES128-SHA"
+#define TLS13_SUITES "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256"
+
+struct port {
+    struct listeners *all;
+    int fd;
+    bool secure;
+    struct event *readable, *again;
+};
+
+struct listeners {
+    struct gateway *gw;
+    SSL_CTX *tls;
+    struct port ports[2];
+    size_t n;
+};
+
+static void turn_away(struct gateway *gw, int fd)
+{
+    static struct cw_log_gate gate;
+    close(fd);
+    cw_metric_add(gw->m.turned_away, 1);
+    cw_log_limited(&gate, CW_WARN, "connection_refused", "reason=\"limit of connections\" max=%lld",
+                   (long long)gw->set.max_connections);
+}
+
+static void welcome(struct port *port, int fd)
+{
+    struct gateway *gw = port->all->gw;
+    SSL *ssl = NULL;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
+    if (gw->n_conns >= gw->set.max_connections) {
+        turn_away(gw, fd);
+        return;
+    }
+    if (port->secure) {
+        if (!(ssl = SSL_new(port->all->tls)))
+            abort(); /* out of memory */
+        SSL_set_fd(ssl, fd);
+        SSL_set_accept_state(ssl);
+    }
+    conn_new(gw, fd, ssl);
+}
+
+static void on_again(evutil_socket_t fd, short what, void *arg)
+{
+    struct port *port = arg;
+    (void)fd, (void)what;
+    event_add(port->readable, NULL);
+}
+
+static void on_connection(evutil_socket_t fd, short what, void *arg)
+{
+    static const struct timeval pause = { 0, OUT_OF_FDS_MS * 1000L };
+    static struct cw_log_gate gate;
+    struct port *port = arg;
+    (void)what;
+    gateway_awake(port->all->gw);
+    for (int i = 0; i < ACCEPT_BATCH; i++) {
+        int got = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (got >= 0) {
+            welcome(port, got);
+            continue;
+        }
+        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+            cw_log_limited(&gate, CW_ERROR, "accept_failed", "reason=\"%s\"", strerror(errno));
+            event_del(port->readable);
+            evtimer_add(port->again, &pause);
+        }
+        if (errno != ECONNABORTED && errno != EINTR)
+            return;
+    }
+}
+
+static int bind_port(const char *host, int64_t number)
+{
+    struct sockaddr_storage at = { 0 };
+    int len = sizeof at, one = 1;
+    char text[80];
+    snprintf(text, sizeof text, strchr(host, ':') ? "[%s]:%d" : "%s:%d", host, (int)number);
+    if (evutil_parse_sockaddr_port(text, (struct sockaddr *)&at, &len) < 0)
+        return -EINVAL;
+    int fd = socket(at.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -errno;
+    if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) < 0 ||
+        setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one) < 0 ||
+        bind(fd, (struct sockaddr *)&at, (socklen_t)len) < 0 || listen(fd, BACKLOG) < 0) {
+        int rc = -errno;
+        close(fd);
+        return rc;
+    }
+    return fd;
+}
+
+static int open_port(struct listeners *l, int64_t number, bool secure)
+{
+    struct gateway *gw = l->gw;
+    struct port *port = &l->ports[l->n];
+    int fd = bind_port(gw->set.bind, number);
+    if (fd < 0) {
+        cw_log(CW_ERROR, "listen_failed", "address=%s port=%d reason=\"%s\"", gw->set.bind,
+               (int)number, strerror(-fd));
+        return fd;
+    }
+    l->n++;
+    *port = (struct port){ .all = l, .fd = fd, .secure = secure };
+    port->readable = event_new(gw->base, fd, EV_READ | EV_PERSIST, on_connection, port);
+    port->again = evtimer_new(gw->base, on_again, port);
+    event_add(port->readable, NULL);
+    cw_log(CW_INFO, "listening", "address=%s port=%d tls=%d", gw->set.bind, (int)number, secure);
+    return 0;
+}
+
+/* The certificate's chain and key, the suites of the protocol, and little memory when idle. */
+static int open_tls(struct listeners *l)
+{
+    const struct gateway_settings *set = &l->gw->set;
+    if (!(l->tls = SSL_CTX_new(TLS_server_method())))
+        abort();
+    SSL_CTX_set_min_proto_version(l->tls, TLS1_2_VERSION);
+    SSL_CTX_set_options(l->tls, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
+                                    SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_IGNORE_UNEXPECTED_EOF);
+    SSL_CTX_set_mode(l->tls, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
+                                 SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    /* resumption by ticket: nothing is kept here for it */
+    SSL_CTX_set_session_cache_mode(l->tls, SSL_SESS_CACHE_OFF);
+    SSL_CTX_set_session_id_context(l->tls, (const unsigned char *)SESSION_CONTEXT,
+                                   sizeof SESSION_CONTEXT - 1);
+    SSL_CTX_set_num_tickets(l->tls, 1);
+    if (SSL_CTX_set_cipher_list(l->tls, TLS12_SUITES) == 1 &&
+        SSL_CTX_set_ciphersuites(l->tls, TLS13_SUITES) == 1 &&
+        SSL_CTX_use_certificate_chain_file(l->tls, set->tls_cert) == 1 &&
+        SSL_CTX_use_PrivateKey_file(l->tls, set->tls_key, SSL_FILETYPE_PEM) == 1 &&
+        SSL_CTX_check_private_key(l->tls) == 1)
+        return 0;
+    cw_log(CW_ERROR, "tls_failed", "certificate=%s key=%s reason=\"%s\"", set->tls_cert,
+           set->tls_key, ERR_reason_error_string(ERR_peek_last_error()));
+    return -EINVAL;
+}
+
+static void raise_fd_limit(void)
+{
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur < r.rlim_max) {
+        r.rlim_cur = r.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &r);
+    }
+}
+
+int listeners_open(struct gateway *gw)
+{
+    struct listeners *l = cw_calloc(1, sizeof *l);
+    int rc = 0;
+    l->gw = gw;
+    gw->listeners = l;
+    raise_fd_limit();
+    if (gw->set.mqtt_port)
+        rc = open_port(l, gw->set.mqtt_port, false);
+    if (rc == 0 && *gw->set.tls_cert && gw->set.mqtts_port && (rc = open_tls(l)) == 0)
+        rc = open_port(l, gw->set.mqtts_port, true);
+    return rc;
+}
+
+void listeners_close(struct listeners **at)
+{
+    struct listeners *l = *at;
+    if (!l)
+        return;
+    *at = NULL;
+    for (size_t i = 0; i < l->n; i++) {
+        event_free(l->ports[i].readable);
+        event_free(l->ports[i].again);
+        close(l->ports[i].fd);
+    }
+    SSL_CTX_free(l->tls);
+    free(l);
+}

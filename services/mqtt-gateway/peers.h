@@ -1,0 +1,10 @@
+/* peers.h - heartbeats: ours each second, and which other gateways are known dead. */
+#pragma once
+
+#include "services/mqtt-gateway/gateway.h"
+
+void peers_open(struct gateway *gw);
+void peers_close(struct gateway *gw);
+/* True when the instance has been silent for lost_ms while we could hear, or its name has booted
+ * again since. */
+bool peers_dead(const struct gateway *gw, const char *instance);

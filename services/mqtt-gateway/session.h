@@ -1,0 +1,75 @@
+/* session.h - a device that was let in: from the registry's answer until its DISCONNECT record is
+ * in the log, which may be later than the end of its connection. */
+#pragma once
+
+#include "services/mqtt-gateway/conn.h"
+#include "services/mqtt-gateway/gateway.h"
+
+#define SUBSCRIPTIONS_MAX 100
+
+struct downlink; /* sent and not yet acknowledged */
+struct answer;   /* somebody waits for the device's answer to a request */
+struct takeover;
+LIST_HEAD(downlink_list, downlink);
+LIST_HEAD(answer_list, answer);
+
+struct subscription {
+    char *filter;
+    uint8_t qos;
+};
+
+/* What is in the log and not confirmed, in order: one entry a record. */
+struct pending {
+    uint32_t *ring; /* kind << 16 | packet id */
+    uint32_t first, count, size;
+};
+
+struct session {
+    UT_hash_handle by_key, by_no;
+    LIST_ENTRY(session) in_partition;
+    struct gateway *gw;
+    struct conn *conn; /* NULL once it is gone */
+    struct takeover *takeover;
+    char *device_id, *client, *peer; /* the last two until CONNECT is recorded */
+    int64_t device_key, product_key, session_no;
+    struct pending pending;
+    struct subscription *subscriptions;
+    struct downlink_list downlinks;
+    struct answer_list answers;
+    char **closers; /* reply subjects: who wants to know that it is over */
+    uint32_t partition;
+    uint16_t n_subscriptions, n_downlinks, n_answers, n_closers, next_packet_id;
+    bool ended, stated; /* DISCONNECT is, CONNECT is on its way to the log */
+};
+
+/* The registry let this device in. conn NULL: it is gone meanwhile. Ends or asks away whoever held
+ * the device before. */
+void session_open(struct gateway *gw, const Causeway__SessionOpened *opened,
+                  const Causeway__SessionOpen *open, struct conn *conn);
+/* The old holder is out of the way: frames may go to the log. */
+void session_flow(struct session *s);
+/* The connection went; its DISCONNECT record follows. */
+void session_lost(struct session *s, const char *cause);
+/* The platform ends it: what the device was told nothing about yet is acknowledged first. */
+void session_leave(struct session *s, const char *cause);
+/* reply: the subject that is told once s is over. */
+void session_await_over(struct session *s, const char *reply);
+/* The DISCONNECT record is in the log (or given up): answers closers and frees s. */
+void session_over(struct session *s, bool flushed);
+
+struct session *session_by_key(const struct gateway *gw, int64_t device_key); /* live */
+struct session *session_by_no(const struct gateway *gw, int64_t session_no);  /* not yet over */
+/* Somebody asked to close a session that is not here: if it comes after all, it is ended. */
+void session_bar(int64_t session_no);
+
+void sessions_open(struct gateway *gw);
+void sessions_close(struct gateway *gw); /* at the end of the process */
+/* All that live leave (the gateway was cut off). */
+void sessions_leave(struct gateway *gw, const char *cause);
+
+/* subscriptions.c. Each keeps a copy. -ENOSPC beyond 100. */
+int subscription_add(struct session *s, struct text filter, uint8_t qos);
+void subscription_remove(struct session *s, struct text filter);
+/* The highest granted QoS of those that match, or -ENOENT. */
+int subscription_match(const struct session *s, struct text topic);
+void subscriptions_free(struct session *s);

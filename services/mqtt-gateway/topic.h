@@ -1,0 +1,39 @@
+/* topic.h - which topics exist, who may use them, and what a client id says
+ * (docs/protocol/mqtt-login.md). Pure functions. */
+#pragma once
+
+#include "services/mqtt-gateway/packet.h"
+
+#define TOPIC_NEAREST_LEN 400
+#define DEVICE_ID_MAX     128
+#define REQUEST_ID_MAX    128
+
+/* What a device's publish is. */
+struct topic_info {
+    bool report;                     /* limited to 64 KB */
+    bool answer;                     /* of a command or property request: request_id says which */
+    struct text request_id;          /* from the topic; len 0: to be made */
+    const char *code, *rule;         /* refused: stable word, and the rule in words */
+    char nearest[TOPIC_NEAREST_LEN]; /* refused: a topic that would be right, or "" */
+};
+
+/* 0; -EPERM: refused, see code, rule and nearest. strict: only what IoTDA takes. */
+int topic_check_publish(struct topic_info *out, const char *device_id, struct text topic,
+                        bool strict);
+/* 0; -EINVAL: not a filter; -EPERM: not for this device. */
+int topic_check_filter(const char *device_id, struct text filter);
+/* A topic by which the platform speaks to this device, delivered without subscription. */
+bool topic_is_system_down(const char *device_id, struct text topic);
+bool topic_matches(struct text filter, struct text topic);
+/* Below $oc: goes to the platform only. The request id at the end of a topic, len 0 without. */
+struct text topic_request_id(struct text topic);
+
+struct client_id {
+    char device_id[DEVICE_ID_MAX + 1];
+    char timestamp[11];
+    uint8_t sign_type;
+};
+/* Reads "<device id>_0_<sign type>_<ten digits>" from the right. NULL; or the reason, for a person,
+ * why it is refused with CONNACK 2: out->device_id is then the user name if that can be one, else
+ * "". */
+const char *client_id_read(struct client_id *out, struct text client_id, struct text user);

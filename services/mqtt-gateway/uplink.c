@@ -1,0 +1,278 @@
+#include "services/mqtt-gateway/uplink.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libcommon/ids.h"
+#include "services/mqtt-gateway/downlink.h"
+#include "services/mqtt-gateway/topic.h"
+
+#define REPORT_MAX_BYTES (64U << 10)
+#define TOPIC_MAX_BYTES  512
+#define SAMPLE_BYTES     256
+#define KEEP_BYTES       (64U << 10) /* of the buffer for packing */
+
+enum record { RECORD_CONNECT, RECORD_PUBLISH, RECORD_REFUSED, RECORD_DISCONNECT };
+
+static void on_stored(int rc, void *arg);
+
+/* A version 4 UUID in shape: random once in a process, then counted. A system call for each would
+ * cost more than the frame. */
+static char *make_request_id(char out[CW_UUID_LEN])
+{
+    static char base[CW_UUID_LEN];
+    static uint64_t counter;
+    if (!*base) {
+        cw_uuid(base);
+        cw_random(&counter, sizeof counter);
+    }
+    memcpy(out, base, CW_UUID_LEN);
+    counter++;
+    for (int i = 0; i < 12; i++)
+        out[35 - i] = "0123456789abcdef"[counter >> (4 * i) & 15];
+    return out;
+}
+
+static void push(struct pending *p, enum record kind, uint16_t id)
+{
+    if (p->count == p->size) {
+        uint32_t size = p->size ? p->size * 2 : 4;
+        uint32_t *ring = cw_malloc(size * sizeof *ring);
+        for (uint32_t i = 0; i < p->count; i++)
+            ring[i] = p->ring[(p->first + i) % p->size];
+        free(p->ring);
+        *p = (struct pending){ .ring = ring, .count = p->count, .size = size };
+    }
+    p->ring[(p->first + p->count++) % p->size] = (uint32_t)kind << 16 | id;
+}
+
+static uint32_t pop(struct pending *p)
+{
+    uint32_t e = p->ring[p->first];
+    p->first = (p->first + 1) % p->size;
+    if (--p->count == 0) { /* an idle session keeps nothing */
+        free(p->ring);
+        *p = (struct pending){ 0 };
+    }
+    return e;
+}
+
+static void fill(Causeway__Uplink *msg, const struct session *s, Causeway__UplinkKind kind)
+{
+    causeway__uplink__init(msg);
+    msg->kind = kind;
+    msg->device_key = s->device_key;
+    msg->device_id = s->device_id;
+    msg->product_key = s->product_key;
+    msg->session_no = s->session_no;
+    msg->received_ms = cw_now_ms();
+}
+
+struct packed {
+    uint8_t *data;
+    size_t len, size;
+};
+
+/* One buffer for all: what is packed is copied by the log at once. */
+static const struct packed *pack(const Causeway__Uplink *msg)
+{
+    static struct packed b;
+    b.len = causeway__uplink__get_packed_size(msg);
+    if (b.len > b.size || b.size > KEEP_BYTES) {
+        b.size = b.len > KEEP_BYTES ? b.len : KEEP_BYTES;
+        free(b.data);
+        b.data = cw_malloc(b.size);
+    }
+    causeway__uplink__pack(msg, b.data);
+    return &b;
+}
+
+static void append(struct session *s, enum record kind, uint16_t id, const struct packed *p)
+{
+    push(&s->pending, kind, id);
+    cw_log_append(s->gw->uplink, s->partition, p->data, p->len, on_stored, s);
+}
+
+void uplink_connect(struct session *s)
+{
+    char request_id[CW_UUID_LEN];
+    Causeway__Uplink msg;
+    fill(&msg, s, CAUSEWAY__UPLINK_KIND__UPLINK_CONNECT);
+    msg.request_id = make_request_id(request_id);
+    msg.peer = s->peer;
+    msg.client = s->client;
+    append(s, RECORD_CONNECT, 0, pack(&msg));
+}
+
+void uplink_disconnect(struct session *s, const char *cause)
+{
+    char request_id[CW_UUID_LEN];
+    Causeway__Uplink msg;
+    fill(&msg, s, CAUSEWAY__UPLINK_KIND__UPLINK_DISCONNECT);
+    msg.request_id = make_request_id(request_id);
+    msg.cause = (char *)cause;
+    append(s, RECORD_DISCONNECT, 0, pack(&msg));
+}
+
+static void count_received(struct gateway *gw)
+{
+    cw_metric_add(gw->m.received, 1);
+    cw_metric_add(gw->m.in_flight, 1);
+}
+
+struct refusal {
+    enum cw_layer layer;
+    const char *code, *reason, *next_step;
+};
+
+/* The frame's payload is dropped, the refusal stored; then the device is acknowledged. */
+static void refuse(struct session *s, const struct packet_publish *pub, const struct refusal *r)
+{
+    char request_id[CW_UUID_LEN], topic[SAMPLE_BYTES + 1];
+    Causeway__Uplink msg;
+    Causeway__Notice notice = CAUSEWAY__NOTICE__INIT;
+    size_t len = pub->topic.len;
+    if (len > SAMPLE_BYTES) /* cut between characters */
+        for (len = SAMPLE_BYTES; len && (pub->topic.p[len] & 0xc0) == 0x80;)
+            len--;
+    snprintf(topic, sizeof topic, "%.*s", (int)len, pub->topic.p);
+    fill(&msg, s, CAUSEWAY__UPLINK_KIND__UPLINK_REFUSED);
+    msg.request_id = make_request_id(request_id);
+    msg.topic = topic;
+    msg.notice = &notice;
+    notice.layer = (char *)cw_layer_name(r->layer);
+    notice.code = (char *)r->code;
+    notice.reason = (char *)r->reason;
+    notice.next_step = (char *)r->next_step;
+    notice.sample = topic;
+    notice.count = 1;
+    notice.first_ms = notice.last_ms = msg.received_ms;
+    append(s, RECORD_REFUSED, pub->id, pack(&msg));
+}
+
+static void refuse_topic(struct session *s, const struct packet_publish *pub,
+                         const struct topic_info *info)
+{
+    char next_step[TOPIC_NEAREST_LEN + 64] = "Publish to a topic of the device itself.";
+    if (*info->nearest)
+        snprintf(next_step, sizeof next_step, "Publish to %s.", info->nearest);
+    refuse(s, pub, &(struct refusal){ CW_LAYER_TOPIC, info->code, info->rule, next_step });
+}
+
+static void refuse_size(struct session *s, const struct packet_publish *pub)
+{
+    char reason[96];
+    snprintf(reason, sizeof reason, "The report has %zu bytes; %u are allowed.", pub->len,
+             REPORT_MAX_BYTES);
+    refuse(s, pub,
+           &(struct refusal){ CW_LAYER_DECODE, "oversize", reason,
+                              "Split the report into several of 64 KB at most." });
+}
+
+static void accept_frame(struct session *s, const struct packet_publish *pub,
+                         const struct topic_info *info)
+{
+    char topic[TOPIC_MAX_BYTES + 1], request_id[REQUEST_ID_MAX + CW_UUID_LEN];
+    Causeway__Uplink msg;
+    memcpy(topic, pub->topic.p, pub->topic.len);
+    topic[pub->topic.len] = '\0';
+    make_request_id(request_id);
+    if (info->request_id.len) {
+        memcpy(request_id, info->request_id.p, info->request_id.len);
+        request_id[info->request_id.len] = '\0';
+    }
+    fill(&msg, s, CAUSEWAY__UPLINK_KIND__UPLINK_PUBLISH);
+    msg.request_id = request_id;
+    msg.topic = topic;
+    msg.body = (ProtobufCBinaryData){ pub->len, (uint8_t *)pub->payload };
+    const struct packed *p = pack(&msg);
+    append(s, RECORD_PUBLISH, pub->id, p);
+    if (info->answer)
+        downlink_answered(s, info->request_id, p->data, p->len);
+}
+
+void uplink_publish(struct session *s, const struct packet_publish *pub)
+{
+    struct topic_info info;
+    count_received(s->gw);
+    int rc = topic_check_publish(&info, s->device_id, pub->topic, cw_app_strict(s->gw->app));
+    if (rc == 0 && pub->topic.len > TOPIC_MAX_BYTES) {
+        info.code = "topic_length";
+        info.rule = "The topic has more than 512 bytes.";
+        rc = -EPERM;
+    }
+    if (rc < 0)
+        refuse_topic(s, pub, &info);
+    else if (info.report && pub->len > REPORT_MAX_BYTES)
+        refuse_size(s, pub);
+    else
+        accept_frame(s, pub, &info);
+}
+
+void uplink_oversize(struct session *s)
+{
+    cw_metric_add(s->gw->m.received, 1);
+    cw_metric_add(s->gw->m.refused, 1);
+    gateway_notice(s->gw, &(struct cw_notice){
+                              .layer = CW_LAYER_CONNECT,
+                              .device_key = s->device_key,
+                              .device_id = s->device_id,
+                              .code = "oversize_publish",
+                              .reason = "A PUBLISH of more than 1 MB; its connection was closed.",
+                              .next_step = "Send payloads of 1 MB at most." });
+}
+
+/* ---- what became of a record */
+
+static void acknowledge(struct session *s, uint16_t packet_id)
+{
+    if (packet_id && s->conn)
+        packet_put_ack(conn_out(s->conn), PACKET_PUBACK, packet_id);
+}
+
+static void stored(struct session *s, enum record kind, uint16_t packet_id)
+{
+    struct gateway_metrics *m = &s->gw->m;
+    if (kind == RECORD_DISCONNECT) {
+        session_over(s, true);
+        return;
+    }
+    if (kind == RECORD_CONNECT)
+        return;
+    cw_metric_add(m->in_flight, -1);
+    cw_metric_add(kind == RECORD_PUBLISH ? m->appended : m->refused, 1);
+    acknowledge(s, packet_id);
+}
+
+/* In doubt: never acknowledged, and nothing may come after it on this connection. */
+static void canceled(struct session *s, enum record kind)
+{
+    struct gateway_metrics *m = &s->gw->m;
+    if (kind == RECORD_DISCONNECT && s->gw->stopping) {
+        session_over(s, false);
+        return;
+    }
+    if (kind == RECORD_DISCONNECT) {
+        uplink_disconnect(s, "log_in_doubt"); /* stating an end twice does no harm */
+        return;
+    }
+    if (kind != RECORD_CONNECT) {
+        cw_metric_add(m->in_flight, -1);
+        cw_metric_add(m->in_doubt, 1);
+    }
+    if (s->conn && !s->gw->stopping)
+        conn_end(s->conn, "log_in_doubt");
+}
+
+static void on_stored(int rc, void *arg)
+{
+    struct session *s = arg;
+    gateway_awake(s->gw);
+    uint32_t e = pop(&s->pending);
+    if (rc == 0)
+        stored(s, e >> 16, (uint16_t)e);
+    else
+        canceled(s, e >> 16);
+}
