@@ -54,11 +54,6 @@ static void clear(struct known *k)
 
 static void forget(struct known *k)
 {
-    struct known_waiter *w;
-    while ((w = STAILQ_FIRST(&k->waiters))) {
-        STAILQ_REMOVE_HEAD(&k->waiters, link);
-        free(w);
-    }
     clear(k);
     LIST_REMOVE(k, link);
     k->cache->n--;
@@ -98,12 +93,28 @@ static bool read_answer(struct known *k, const Causeway__ApiReply *reply)
     return true;
 }
 
+/* k stays: only the sweep and a reconnect drop it. */
+static void tell(struct known *k, int rc)
+{
+    struct known_waiter *w;
+    STAILQ_HEAD(, known_waiter) waiters = STAILQ_HEAD_INITIALIZER(waiters);
+    STAILQ_CONCAT(&waiters, &k->waiters);
+    while ((w = STAILQ_FIRST(&waiters))) {
+        STAILQ_REMOVE_HEAD(&waiters, link);
+        w->cb(rc, rc == 0 ? k : NULL, w->arg);
+        free(w);
+    }
+}
+
 static void on_answer(int rc, const Causeway__ApiReply *reply, void *arg)
 {
     struct known *k = arg;
-    struct known_waiter *w;
     int64_t keep_ms = k->kind == KNOWN_USER ? USER_MS : SECRET_MS;
-    STAILQ_HEAD(, known_waiter) waiters = STAILQ_HEAD_INITIALIZER(waiters);
+    if (!k->cache) { /* the daemon ends */
+        free(k->id);
+        free(k);
+        return;
+    }
     k->loading = false;
     if (rc == 0 && reply->status == 404) {
         rc = -ENOENT;
@@ -114,12 +125,7 @@ static void on_answer(int rc, const Causeway__ApiReply *reply, void *arg)
         rc = -EBADMSG;
     k->found = rc == 0;
     k->until_ms = rc == 0 || rc == -ENOENT ? cw_mono_ms() + keep_ms : 0;
-    STAILQ_CONCAT(&waiters, &k->waiters);
-    while ((w = STAILQ_FIRST(&waiters))) { /* k stays: only the sweep and a reconnect drop it */
-        STAILQ_REMOVE_HEAD(&waiters, link);
-        w->cb(rc, rc == 0 ? k : NULL, w->arg);
-        free(w);
-    }
+    tell(k, rc);
 }
 
 static int ask(struct known *k)
@@ -230,8 +236,16 @@ void known_close(struct known_cache **out)
         return;
     event_free(cache->sweep);
     for (size_t i = 0; i < BUCKETS; i++)
-        while (!LIST_EMPTY(&cache->buckets[i]))
-            forget(LIST_FIRST(&cache->buckets[i]));
+        while (!LIST_EMPTY(&cache->buckets[i])) {
+            struct known *k = LIST_FIRST(&cache->buckets[i]);
+            if (!k->loading) {
+                forget(k);
+                continue;
+            }
+            tell(k, -ENOTCONN); /* its answer is still to come: the bus ends after us */
+            LIST_REMOVE(k, link);
+            k->cache = NULL;
+        }
     free(cache);
     *out = NULL;
 }

@@ -39,4 +39,4 @@ void known_get(struct known_cache *cache, enum known_kind kind, const char *id, 
 bool known_has_project(const struct known *user, const char *project_id);
 
 struct known_cache *known_open(struct cw_app *app);
-void known_close(struct known_cache **cache); /* waiters are dropped */
+void known_close(struct known_cache **cache); /* who waits gets -ENOTCONN */

@@ -1,0 +1,49 @@
+/* identity.h - what the files of identity share. */
+#pragma once
+
+#include "libcommon/api.h"
+#include "libcommon/db.h"
+#include "libcommon/service.h"
+#include "services/identity/hash.h"
+
+#define TOKEN_LIFE_MS (24 * 3600 * 1000LL)
+
+/* What a first start proposes; the row of whoever commits first counts. */
+struct first_start {
+    struct identity *identity;
+    void (*serve)(struct identity *self);
+    struct event *retry; /* NULL: over */
+    char password[25];
+    char hash[HASH_LEN];
+};
+
+struct identity {
+    struct cw_app *app;
+    struct hasher *hasher;
+    struct first_start first;
+    /* settings */
+    uint8_t key_token[32], key_seal[32];
+    char *region, *domain;
+};
+
+/* tokens.c: KeystoneCreateToken */
+void on_create_token(struct cw_api_call *call, void *self);
+/* lists.c: what the SDKs ask before they talk, and what rest-gateway asks */
+void on_list_projects(struct cw_api_call *call, void *self);
+void on_list_regions(struct cw_api_call *call, void *self);
+void on_list_domains(struct cw_api_call *call, void *self);
+void on_show_principal(struct cw_api_call *call, void *self);
+void on_show_access_key(struct cw_api_call *call, void *self);
+
+/* Answers in the form of IAM errors and ends the call. */
+void iam_fail(struct cw_api_call *call, int status, const char *fmt, ...) CW_PRINTF(3, 4);
+/* The same for a result that is not what was hoped for: PostgreSQL is away, or a bug. */
+void iam_fail_db(struct cw_api_call *call, const PGresult *res);
+
+/* first_start.c: makes account, administrator, access key and project where there are none, writes
+ * $VAR/access.d/identity.env, then serves (serve()). Repeats by itself when PostgreSQL goes. */
+void first_start_run(struct identity *self, void (*serve)(struct identity *self));
+void first_start_stop(struct identity *self);
+
+/* Context of a sealed secret: the row that it belongs to. The caller frees. */
+char *seal_context(const char *table, const char *key);

@@ -1,0 +1,76 @@
+/* identity: accounts, users, tokens, access keys. See README.md. */
+#include <stddef.h>
+#include <string.h>
+
+#include "services/identity/identity.h"
+
+#define AT(f) offsetof(struct identity, f)
+
+static const struct cw_option options[] = {
+    { "KEY_TOKEN", CW_OPT_HEX32, NULL, 0, 0, AT(key_token), "key that signs tokens" },
+    { "KEY_SEAL", CW_OPT_HEX32, NULL, 0, 0, AT(key_seal), "key that seals secrets at rest" },
+    { "REGION", CW_OPT_STRING, "region-1", 1, 64, AT(region),
+      "name of the project that a first start makes" },
+    { "DOMAIN", CW_OPT_STRING, "causeway", 1, 64, AT(domain),
+      "name of the account that a first start makes" },
+    { 0 },
+};
+
+static const struct cw_api_op operations[] = {
+    { "KeystoneCreateToken", on_create_token },
+    { "KeystoneListProjects", on_list_projects },
+    { "KeystoneListRegions", on_list_regions },
+    { "KeystoneListDomains", on_list_domains },
+    { "ShowPrincipal", on_show_principal },
+    { "ShowAccessKey", on_show_access_key },
+    { 0 },
+};
+
+static void serve(struct identity *self) { cw_api_serve(self->app, "identity", operations, self); }
+
+static int identity_start(struct cw_app *app, void *arg)
+{
+    struct identity *self = arg;
+    self->app = app;
+    self->hasher = hasher_open(cw_app_base(app));
+    first_start_run(self, serve);
+    return 0;
+}
+
+static void identity_drain(struct cw_app *app, void *arg)
+{
+    struct identity *self = arg;
+    if (!self->first.retry)
+        return;
+    first_start_stop(self); /* nothing was promised to anybody yet */
+    cw_app_release(app, "first start");
+}
+
+static void identity_stop(void *arg)
+{
+    struct identity *self = arg;
+    first_start_stop(self);
+    hasher_close(&self->hasher);
+}
+
+static int main_mode(int argc, char **argv, void *self)
+{
+    (void)self;
+    return argc == 2 && strcmp(argv[1], "--hash-helper") == 0 ? hash_helper() : -1;
+}
+
+int main(int argc, char **argv)
+{
+    static struct identity self;
+    return cw_service_run(&(struct cw_service){ .name = "identity",
+                                                .summary = "accounts, users, tokens, access keys",
+                                                .options = options,
+                                                .self = &self,
+                                                .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
+                                                .schema_version = 2,
+                                                .start = identity_start,
+                                                .drain = identity_drain,
+                                                .stop = identity_stop,
+                                                .main_mode = main_mode },
+                          argc, argv);
+}
