@@ -125,6 +125,8 @@ static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 static size_t distance(struct text a, const char *b)
 {
     size_t line[64], n = strlen(b);
+    if (a.len && a.len < n && b[a.len] == '/' && memcmp(a.p, b, a.len) == 0)
+        return 1; /* only the rest was forgotten */
     for (size_t j = 0; j <= n; j++)
         line[j] = j;
     for (size_t i = 1; i <= a.len; i++) {
