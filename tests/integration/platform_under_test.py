@@ -52,7 +52,8 @@ def parent_of(pid):
 
 
 class Platform:
-    def __init__(self, instances="", **settings):
+    def __init__(self, instances="", etc=None, **settings):
+        """etc: {daemon: lines of its settings}."""
         self.var = tempfile.mkdtemp(prefix="cw", dir="/tmp")
         os.chmod(self.var, 0o755)  # PostgreSQL runs as its own user
         self.base = free_base()
@@ -61,6 +62,8 @@ class Platform:
         if instances:
             self.environment["CAUSEWAY_INSTANCES"] = instances
         self.access, self.api = {}, None
+        for name, lines in (etc or {}).items():
+            self.set(name, lines)
 
     # ---- life
 
@@ -72,6 +75,11 @@ class Platform:
             self.access = dict(line.strip().split("=", 1) for line in lines if "=" in line)
         self.api = Api(self.access)
         return self
+
+    def set(self, name, lines):
+        """Settings of a daemon (without the prefix); they count from the next start() on."""
+        os.makedirs(f"{self.var}/etc", exist_ok=True)
+        pathlib.Path(f"{self.var}/etc/{name}").write_text(lines + "\n")
 
     def script(self, name):
         done = subprocess.run([str(ROOT / "scripts" / name)], cwd=ROOT, env=self.environment,
@@ -151,7 +159,7 @@ class Platform:
 
     def sessions(self, number):
         """How many devices are connected to an instance of the MQTT gateway."""
-        return int(self.metrics("mqtt-gateway", number)["causeway_mqtt_sessions"])
+        return int(self.metrics("mqtt-gateway", number)["causeway_gateway_sessions"])
 
     def healthy(self, name, number=1):
         try:
