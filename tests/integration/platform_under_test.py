@@ -214,9 +214,7 @@ class Platform:
     # ---- for people, when something failed
 
     def log_files(self):
-        folder = pathlib.Path(self.var)
-        return sorted(p for p in folder.rglob("*") if p.is_file() and
-                      (p.suffix == ".log" or p.name == "current" or "/log" in str(p.parent)))
+        return sorted(pathlib.Path(self.var).glob("log/*/current"))
 
     def log_sizes(self):
         return {str(p): p.stat().st_size for p in self.log_files()}
