@@ -18,9 +18,19 @@ def uplink(platform):
     return totals
 
 
+def up_to_date(platform):
+    """The gauges follow the positions every few seconds."""
+    def same():
+        kept = platform.sql("SELECT coalesce(sum(t), 0) FROM data.position, unnest(totals) t "
+                            "WHERE log = 'UPLINK'")
+        totals = uplink(platform)
+        return sum(totals.values()) == int(kept) and totals
+    return wait_until(same, 15, 0.2, "the gauges show what is committed")
+
+
 def test_every_stage_accounts_for_what_it_got(platform, api, product, connected, device, subscribe):
     pushed = subscribe("device.property", "report")
-    before, stored = gateway(platform), uplink(platform)
+    before, stored = gateway(platform), up_to_date(platform)
     for seq in range(50):
         connected.report("Load", {"seq": seq})
     for _ in range(5):
