@@ -117,7 +117,7 @@ def _other_body(headers, call):
 
 
 def _other_path(headers, call):
-    call["path"] += "/x"
+    call["path"] = call["path"].replace("/apps", "/products")
 
 
 def _other_query(headers, call):
@@ -125,7 +125,7 @@ def _other_query(headers, call):
 
 
 def _other_method(headers, call):
-    call["method"] = "PUT"
+    call["method"] = "GET"
 
 
 def _other_header(headers, call):

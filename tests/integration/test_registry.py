@@ -153,7 +153,7 @@ def test_an_unknown_space_is_403(api):
 # ---- devices
 
 def test_a_device_lives(platform, api, product):
-    made = api.new_device(product["product_id"], device_name="Pump 7", description="in the cellar",
+    made = api.new_device(product["product_id"], device_name="Pump_7", description="in the cellar",
                           extension_info={"floor": -1})
     device_id = made["device_id"]
     assert device_id == f"{product['product_id']}_{made['node_id']}"
@@ -166,8 +166,8 @@ def test_a_device_lives(platform, api, product):
     shown = api.device(device_id)
     assert shown["auth_info"]["secret"] == made["auth_info"]["secret"]
     assert shown["app_id"] == platform.access["CAUSEWAY_APP_ID"]
-    changed = api.put(f"/devices/{device_id}", {"device_name": "Pump 8", "extension_info": {}})
-    assert changed["device_name"] == "Pump 8" and changed["description"] == "in the cellar"
+    changed = api.put(f"/devices/{device_id}", {"device_name": "Pump_8", "extension_info": {}})
+    assert changed["device_name"] == "Pump_8" and changed["description"] == "in the cellar"
     api.delete(f"/devices/{device_id}")
     for method, path, body in (("GET", "", None), ("DELETE", "", None), ("PUT", "", {}),
                                ("GET", "/shadow", None), ("GET", "/history", None),
