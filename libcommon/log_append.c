@@ -14,6 +14,7 @@
 #include "libcommon/log.h"
 #include "libcommon/metrics.h"
 #include "libcommon/service.h"
+#include "libcommon/wire.h"
 #include "proto/subjects.h"
 
 #define LINGER_MS     2
@@ -24,8 +25,6 @@
 #define DOUBT_MS      60000
 #define BLOCK_BYTES   (4U << 20)
 #define UNBLOCK_BYTES (2U << 20)
-#define FIELD_GATEWAY 0x0a /* UplinkBatch: field 1 and 2, length-delimited */
-#define FIELD_RECORD  0x12
 
 struct record {
     cw_append_fn *cb;
@@ -75,19 +74,6 @@ static void arm(struct part *p, int64_t ms)
 {
     struct timeval t = { ms / 1000, ms % 1000 * 1000 };
     evtimer_add(p->timer, &t);
-}
-
-static void put_field(struct cw_buf *b, unsigned char tag, const void *data, size_t len)
-{
-    unsigned char head[11] = { tag };
-    size_t n = 1;
-    uint64_t v = len;
-    do {
-        head[n++] = (unsigned char)((v & 0x7f) | (v > 0x7f ? 0x80 : 0));
-        v >>= 7;
-    } while (v);
-    cw_buf_add(b, head, n);
-    cw_buf_add(b, data, len);
 }
 
 static size_t waiting_bytes(const struct part *p) { return p->waiting.len - p->head; }
@@ -338,7 +324,7 @@ struct cw_log_append *cw_log_append_open(struct cw_app *app, const char *log)
     snprintf(text, sizeof text, opened ? "-%u" : "", opened);
     snprintf(l->writer, sizeof l->writer, "%s%s", cw_app_instance(app), text);
     opened++;
-    put_field(&l->header, FIELD_GATEWAY, cw_app_instance(app), strlen(cw_app_instance(app)));
+    wire_put(&l->header, WIRE_BATCH_GATEWAY, cw_app_instance(app), strlen(cw_app_instance(app)));
     snprintf(text, sizeof text, "log=\"%s\"", log);
     l->m_appends = cw_counter("causeway_log_appends_total", text, "batches sent");
     l->m_records = cw_counter("causeway_log_records_total", text, "records confirmed");
@@ -369,7 +355,7 @@ void cw_log_append(struct cw_log_append *l, uint32_t partition, const void *pack
             p->records = cw_realloc(p->records, p->cap_records * sizeof *p->records);
         }
     }
-    put_field(&p->waiting, FIELD_RECORD, packed, len);
+    wire_put(&p->waiting, WIRE_BATCH_RECORD, packed, len);
     p->records[p->first + p->n_records++] =
         (struct record){ .cb = cb, .arg = arg, .len = p->waiting.len - before };
     try_send(p);
