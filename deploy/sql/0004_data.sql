@@ -134,7 +134,6 @@ CREATE TABLE data.failure (
     first_ms   bigint NOT NULL,
     last_ms    bigint NOT NULL,
     count      bigint NOT NULL,
-    changed_ms bigint NOT NULL, -- when it was last listed among the changes
     PRIMARY KEY (device_key, layer)
 ) WITH (fillfactor = 70);
 
@@ -156,24 +155,21 @@ CREATE FUNCTION data.store_failures(k bigint[], layers text[], codes text[], rea
     WITH new AS (
         SELECT * FROM unnest(k, layers, codes, reasons, next_steps, samples, firsts, lasts, counts)
             AS n(device_key, layer, code, reason, next_step, sample, first_ms, last_ms, count)
-    ), taken AS (
-        INSERT INTO data.failure AS f (device_key, layer, code, reason, next_step, sample, first_ms,
-                                       last_ms, count, changed_ms)
-        SELECT device_key, layer, code, reason, next_step, sample, first_ms, last_ms, count, first_ms
-        FROM new
-        ON CONFLICT (device_key, layer) DO UPDATE SET
-            code = excluded.code, reason = excluded.reason, next_step = excluded.next_step,
-            sample = excluded.sample, last_ms = greatest(f.last_ms, excluded.last_ms),
-            first_ms = CASE WHEN f.code = excluded.code THEN f.first_ms ELSE excluded.first_ms END,
-            count = CASE WHEN f.code = excluded.code THEN f.count ELSE 0 END + excluded.count,
-            changed_ms = CASE WHEN f.code <> excluded.code OR excluded.first_ms - f.last_ms > 60000
-                              THEN excluded.first_ms ELSE f.changed_ms END
-        RETURNING device_key, layer, code, reason, changed_ms
+    ), listed AS ( -- reads the table as it was
+        INSERT INTO data.change (device_key, at_ms, what, code, text)
+        SELECT n.device_key, n.first_ms, n.layer, n.code, n.reason
+        FROM new n LEFT JOIN data.failure f USING (device_key, layer)
+        WHERE f.code IS DISTINCT FROM n.code OR n.first_ms - f.last_ms > 60000
+        ORDER BY n.first_ms
     )
-    INSERT INTO data.change (device_key, at_ms, what, code, text)
-    SELECT t.device_key, t.changed_ms, t.layer, t.code, t.reason
-    FROM taken t JOIN new n USING (device_key, layer) WHERE t.changed_ms = n.first_ms
-    ORDER BY t.changed_ms
+    INSERT INTO data.failure AS f (device_key, layer, code, reason, next_step, sample, first_ms,
+                                   last_ms, count)
+    SELECT device_key, layer, code, reason, next_step, sample, first_ms, last_ms, count FROM new
+    ON CONFLICT (device_key, layer) DO UPDATE SET
+        code = excluded.code, reason = excluded.reason, next_step = excluded.next_step,
+        sample = excluded.sample, last_ms = greatest(f.last_ms, excluded.last_ms),
+        first_ms = CASE WHEN f.code = excluded.code THEN f.first_ms ELSE excluded.first_ms END,
+        count = CASE WHEN f.code = excluded.code THEN f.count ELSE 0 END + excluded.count
 $$;
 
 CREATE FUNCTION data.keep_64_changes(k bigint[]) RETURNS void LANGUAGE sql AS $$
