@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 import queue
+import select
 import socket
 import ssl
 import struct
@@ -82,7 +83,8 @@ class Wire:
         if tls_ca:
             self.sock = ssl.create_default_context(cafile=tls_ca).wrap_socket(
                 self.sock, server_hostname=host)
-        self.sock.settimeout(None)
+        self.tls = bool(tls_ca)
+        self.sock.settimeout(0 if self.tls else None)
         self.closed = threading.Event()
         self.sending = threading.Lock()
         self.on_packet = lambda first, body: None
@@ -94,20 +96,38 @@ class Wire:
 
     def send(self, data):
         with self.sending:
-            self.sock.sendall(data)
+            while self.tls and data:
+                try:
+                    data = data[self.sock.send(data):]
+                except ssl.SSLWantWriteError:
+                    select.select([], [self.sock], [], 10)
+            if data:
+                self.sock.sendall(data)
+
+    def _receive(self):
+        """A TLS session must not be read and written at the same time, so it never blocks."""
+        while self.tls:
+            if not self.sock.pending():
+                select.select([self.sock], [], [])
+            with self.sending:
+                try:
+                    return self.sock.recv(65536)
+                except ssl.SSLWantReadError:
+                    pass
+        return self.sock.recv(65536)
 
     def _read(self):
         data = b""
         try:
             while True:
-                chunk = self.sock.recv(65536)
+                chunk = self._receive()
                 if not chunk:
                     break
                 data += chunk
                 while (cut := self._cut(data)) is not None:
                     first, body, data = cut
                     self.on_packet(first, body)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: we closed it while it was being read
             pass
         self.closed.set()
 

@@ -304,8 +304,11 @@ def rss(platform):
 def test_tls_garbage_and_a_half_handshake(platform, device):
     for data in (b"\x16\x03\x01" + struct.pack(">H", 200) + b"\x01", b"garbage" * 100, b""):
         s = socket.create_connection(("127.0.0.1", platform.mqtts_port), timeout=20)
-        s.sendall(data)
-        s.shutdown(socket.SHUT_WR)
+        try:
+            s.sendall(data)
+            s.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # closed already
         read_all(s)
         s.close()
     with rawmqtt.Device("127.0.0.1", platform.mqtts_port, device["device_id"],
