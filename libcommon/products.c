@@ -94,7 +94,8 @@ static void on_loaded(PGresult *res, void *arg)
 /* Only between loads, so that what one caller loaded is there when it looks. */
 static void evict(struct cw_products *p)
 {
-    while (HASH_COUNT(p->all) > PRODUCTS_MAX) {
+    /* the checker does not see that the head moves on */
+    while (HASH_COUNT(p->all) > PRODUCTS_MAX) { /* NOLINT */
         struct product *oldest = p->all;
         HASH_DEL(p->all, oldest);
         cw_model_free(&oldest->model);
@@ -180,9 +181,10 @@ void cw_products_close(struct cw_products **at)
     *at = NULL;
     if (p->sub)
         cw_bus_unsubscribe(&p->sub);
-    for (struct product *e = p->all, *next; e; e = next) {
+    struct product *e = p->all, *next;
+    HASH_CLEAR(hh, p->all);
+    for (; e; e = next) {
         next = e->hh.next;
-        HASH_DEL(p->all, e);
         cw_model_free(&e->model);
         free(e);
     }

@@ -191,40 +191,6 @@ CREATE FUNCTION data.store_shadows(k bigint[], services text[], reported text[],
         version = s.version + excluded.version
 $$;
 
--- For a record of the log in which the database refused something: its reports one by one. What is
--- refused goes alone to quarantine, the others are stored. item[i] is the report of shadow i.
-CREATE FUNCTION data.store_carefully(p_partition int, p_seq bigint, k bigint[], received bigint[],
-    ords bigint[], kinds text[], topics text[], requests text[], bodies text[], verdict text[],
-    items bigint[], services text[], reported text[], times text[])
-    RETURNS int LANGUAGE plpgsql AS $$
-DECLARE
-    bad int := 0;
-    reason text;
-BEGIN
-    FOR i IN 1..cardinality(k) LOOP
-        BEGIN
-            INSERT INTO data.history (device_key, received_ms, ord, kind, topic, request_id, body, verdicts)
-            VALUES (k[i], received[i], ords[i], kinds[i], topics[i], requests[i], bodies[i], verdict[i]);
-            PERFORM data.store_shadows(array_agg(k[i]), array_agg(s.service), array_agg(s.report),
-                                       array_agg(s.t), array_agg(1::bigint))
-            FROM unnest(items, services, reported, times) AS s(item, service, report, t)
-            WHERE s.item = i HAVING count(*) > 0;
-        EXCEPTION WHEN data_exception OR integrity_constraint_violation OR raise_exception THEN
-            bad := bad + 1;
-            reason := format('The database refused it: %s (SQLSTATE %s).', SQLERRM, SQLSTATE);
-            INSERT INTO data.quarantine (log, partition, seq, reason, data)
-            VALUES ('UPLINK', p_partition, p_seq, reason, convert_to(bodies[i], 'UTF8'));
-            PERFORM data.store_failures(ARRAY[k[i]], ARRAY['decode'], ARRAY['quarantined'],
-                ARRAY['A report was set aside. ' || reason],
-                ARRAY['Tell the operator; the report is kept in data.quarantine.'],
-                ARRAY[left(bodies[i], 200)], ARRAY[received[i]], ARRAY[received[i]], ARRAY[1::bigint]);
-        END;
-    END LOOP;
-    UPDATE data.position SET totals[1] = totals[1] - bad, totals[3] = totals[3] + bad
-    WHERE bad > 0 AND log = 'UPLINK' AND partition = p_partition;
-    RETURN bad;
-END $$;
-
 -- For the other daemons: since when a device is online or offline, and why.
 CREATE VIEW data.state_view AS
     SELECT device_key, status, session_no, since_ms, cause FROM data.device_state;
