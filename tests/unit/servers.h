@@ -86,10 +86,14 @@ static inline void server_exec(struct server *s, const char *const *argv)
 
 static inline void nats_run(struct server *s)
 {
-    char port[8];
+    char port[8], config[SERVER_PATH_LEN + 16];
     snprintf(port, sizeof port, "%d", s->port);
-    server_exec(s, (const char *const[]){ "nats-server", "-a", "127.0.0.1", "-p", port, "-js",
-                                          "-sd", s->dir, NULL });
+    snprintf(config, sizeof config, "%s/nats.conf", s->dir);
+    FILE *f = fopen(config, "w"); /* there is no flag for it */
+    if (!f || fputs("max_payload: 8MB\n", f) < 0 || fclose(f) != 0)
+        abort();
+    server_exec(s, (const char *const[]){ "nats-server", "-c", config, "-a", "127.0.0.1", "-p",
+                                          port, "-js", "-sd", s->dir, NULL });
 }
 
 static inline void nats_start(struct server *s)
