@@ -194,14 +194,9 @@ void cw_http_reply_header(struct cw_http_request *req, const char *name, const c
     cw_buf_printf(&req->headers, "%s: %s\r\n", name, value);
 }
 
-void cw_http_reply(struct cw_http_request *req, int status, const char *type, const void *body,
-                   size_t len)
+static void answer(struct connection *c, int status, const char *type, const void *body, size_t len)
 {
-    struct connection *c = req->conn;
-    if (!c) {
-        request_free(req);
-        return;
-    }
+    struct cw_http_request *req = c->req;
     struct evbuffer *out = bufferevent_get_output(c->bev);
     bool head_only = req->head.method && strcmp(req->head.method, "HEAD") == 0;
     c->last = c->last || req->head.close || c->server->draining;
@@ -221,6 +216,15 @@ void cw_http_reply(struct cw_http_request *req, int status, const char *type, co
     set_state(c, FLUSHING);
 }
 
+void cw_http_reply(struct cw_http_request *req, int status, const char *type, const void *body,
+                   size_t len)
+{
+    if (req->conn)
+        answer(req->conn, status, type, body, len);
+    else
+        request_free(req); /* nobody is there any more */
+}
+
 /* Answers by itself and closes. */
 static void refuse(struct connection *c, int status, enum cw_error e, const char *why)
 {
@@ -232,7 +236,7 @@ static void refuse(struct connection *c, int status, enum cw_error e, const char
     cw_log(CW_INFO, "http_refused", "peer=%s status=%d reason=\"%s\" id=%s", c->peer, status, why,
            c->req->id);
     cw_metric_add(c->server->refused, 1);
-    cw_http_reply(c->req, status, NULL, body.data, body.len);
+    answer(c, status, NULL, body.data, body.len);
     cw_buf_free(&body);
 }
 
@@ -480,7 +484,7 @@ static void on_resume(evutil_socket_t fd, short what, void *arg)
 
 static void on_accept_error(struct evconnlistener *l, void *arg)
 {
-    static const struct timeval pause = { 0, PAUSE_MS * 1000 };
+    static const struct timeval pause = { 0, PAUSE_MS * 1000L };
     static struct cw_log_gate gate;
     struct cw_http_server *s = arg;
     cw_log_limited(&gate, CW_WARN, "accept_failed", "reason=\"%s\"", strerror(errno));
@@ -508,12 +512,15 @@ static int read_address(struct sockaddr_storage *out, int *len, const char *bind
 
 static uint16_t bound_port(evutil_socket_t fd)
 {
-    struct sockaddr_storage at;
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } at = { .v6 = { 0 } };
     socklen_t len = sizeof at;
-    if (getsockname(fd, (struct sockaddr *)&at, &len) < 0)
+    if (getsockname(fd, &at.any, &len) < 0)
         return 0;
-    return ntohs(at.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&at)->sin6_port
-                                          : ((struct sockaddr_in *)&at)->sin_port);
+    return ntohs(at.any.sa_family == AF_INET6 ? at.v6.sin6_port : at.v4.sin_port);
 }
 
 int cw_http_server_open(struct cw_http_server **out, const struct cw_http_config *cfg)
@@ -567,8 +574,10 @@ void cw_http_server_close(struct cw_http_server **out)
     struct cw_http_server *s = *out;
     if (!s)
         return;
-    while (!LIST_EMPTY(&s->connections))
-        connection_close(LIST_FIRST(&s->connections));
+    for (struct connection *c = LIST_FIRST(&s->connections), *next; c; c = next) {
+        next = LIST_NEXT(c, link);
+        connection_close(c);
+    }
     if (s->listener)
         evconnlistener_free(s->listener);
     event_free(s->resume);

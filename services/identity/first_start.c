@@ -131,7 +131,7 @@ static void read_step(struct first_start *f);
 
 static void retry(struct first_start *f)
 {
-    static const struct timeval soon = { 0, RETRY_MS * 1000 };
+    static const struct timeval soon = { 0, RETRY_MS * 1000L };
     evtimer_add(f->retry, &soon);
 }
 
@@ -223,13 +223,12 @@ static void on_read(PGresult *res, void *arg)
     enum cw_db_outcome outcome = cw_db_outcome(res);
     if (!f->retry)
         return; /* the daemon ends */
-    if (outcome == CW_DB_RETRY)
-        retry(f);
-    else if (outcome != CW_DB_OK)
-        cw_app_fault(f->identity->app, "first_access", "cannot be read: %s", cw_db_error(res));
-    else if (PQntuples(res) == 1)
+    if (outcome == CW_DB_OK && PQntuples(res) == 1)
         complete(f, res);
-    else if (hasher_ask(f->identity->hasher, f->password, NULL, on_hashed, f) < 0)
+    else if (outcome == CW_DB_BUG || outcome == CW_DB_REFUSED)
+        cw_app_fault(f->identity->app, "first_access", "cannot be read: %s", cw_db_error(res));
+    else if (outcome == CW_DB_RETRY ||
+             hasher_ask(f->identity->hasher, f->password, NULL, on_hashed, f) < 0)
         retry(f);
 }
 

@@ -134,7 +134,7 @@ static void helper_end(struct hasher *h)
 
 static void restart_later(struct hasher *h)
 {
-    static const struct timeval soon = { 0, RESTART_MS * 1000 };
+    static const struct timeval soon = { 0, RESTART_MS * 1000L };
     helper_end(h);
     evtimer_add(h->restart, &soon);
 }

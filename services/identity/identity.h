@@ -6,7 +6,7 @@
 #include "libcommon/service.h"
 #include "services/identity/hash.h"
 
-#define TOKEN_LIFE_MS (24 * 3600 * 1000LL)
+#define TOKEN_LIFE_MS (24LL * 3600 * 1000)
 
 /* What a first start proposes; the row of whoever commits first counts. */
 struct first_start {

@@ -236,8 +236,8 @@ void known_close(struct known_cache **out)
         return;
     event_free(cache->sweep);
     for (size_t i = 0; i < BUCKETS; i++)
-        while (!LIST_EMPTY(&cache->buckets[i])) {
-            struct known *k = LIST_FIRST(&cache->buckets[i]);
+        for (struct known *k = LIST_FIRST(&cache->buckets[i]), *next; k; k = next) {
+            next = LIST_NEXT(k, link);
             if (!k->loading) {
                 forget(k);
                 continue;

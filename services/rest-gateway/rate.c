@@ -75,8 +75,10 @@ void rate_close(struct rate **out)
     if (!r)
         return;
     for (size_t i = 0; i < BUCKETS; i++)
-        while (!LIST_EMPTY(&r->buckets[i]))
-            drop(LIST_FIRST(&r->buckets[i]));
+        for (struct principal_rate *p = LIST_FIRST(&r->buckets[i]), *next; p; p = next) {
+            next = LIST_NEXT(p, link);
+            drop(p);
+        }
     free(r);
     *out = NULL;
 }

@@ -20,7 +20,9 @@ char *url_decode(const char *s, size_t n, bool plus)
     char *out = cw_malloc(n + 1), *to = out;
     for (size_t i = 0; i < n; i++) {
         if (s[i] != '%') {
-            *to++ = plus && s[i] == '+' ? ' ' : s[i];
+            *to++ = s[i];
+            if (plus && s[i] == '+')
+                to[-1] = ' ';
             continue;
         }
         int hi = n - i > 2 ? hex_digit(s[i + 1]) : -1;

@@ -6,7 +6,7 @@
 
 #include "libcommon/util.h"
 
-#define SIGNATURE_SKEW_MS (15 * 60 * 1000LL)
+#define SIGNATURE_SKEW_MS (15LL * 60 * 1000)
 #define SIGNED_MAX        64
 
 enum signature_scheme { SIGNATURE_SDK, SIGNATURE_V11 };
