@@ -214,7 +214,9 @@ struct cw_bus *cw_bus_open(struct event_base *base, const struct cw_bus_config *
     bus->base = base;
     sem_init(&bus->closed, 0, 0);
     bus->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    snprintf(bus->prefix, sizeof bus->prefix, "_INBOX.%s", cw_random_hex(random, 16));
+    /* below the user's name, so that nats-server can keep others out of our answers */
+    snprintf(bus->prefix, sizeof bus->prefix, "_INBOX.%.20s.%s",
+             cfg->user && *cfg->user ? cfg->user : "any", cw_random_hex(random, 16));
     natsStatus s = bus->wake_fd < 0 ? NATS_NO_MEMORY : connect_now(bus, cfg);
     if (s != NATS_OK) {
         cw_log(CW_WARN, "nats_connect_failed", "url=%s reason=\"%s\"", cfg->url,

@@ -36,7 +36,7 @@ struct cw_bus {
     bool connected;
     bool sweeping;
     uint64_t epoch, next_inbox;
-    char prefix[40];
+    char prefix[48];
     LIST_HEAD(, cw_bus_sub) subs;
     LIST_HEAD(, cw_bus_request) requests;
     SLIST_HEAD(, bus_watch) watches;
