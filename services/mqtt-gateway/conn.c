@@ -11,11 +11,9 @@
 #include "services/mqtt-gateway/rate.h"
 #include "services/mqtt-gateway/session.h"
 
-#define LINGER_MS       1000
-#define OUT_PAUSE_BYTES (64U << 10) /* a peer that does not read its answers is not read either */
-#define OUT_KEEP_BYTES  256         /* memory that an idle connection may keep */
-#define TO(s)           ((s) + 1)   /* keeps 0, the empty cell, for "not allowed" */
-#define BIT(t)          (1U << PACKET_##t)
+#define LINGER_MS 1000
+#define TO(s)     ((s) + 1) /* keeps 0, the empty cell, for "not allowed" */
+#define BIT(t)    (1U << PACKET_##t)
 
 static const uint8_t next_state[CONN_STATES][ON_COUNT] = {
     [CONN_SECURING] = { [ON_SECURED] = TO(CONN_GREETING), [ON_GONE] = TO(CONN_CLOSED) },
@@ -57,9 +55,11 @@ bool conn_takes(enum conn_state state, enum packet_type type)
     return states[state].takes >> type & 1;
 }
 
+bool conn_listens(enum conn_state state) { return states[state].takes; }
+
 const char *conn_state_name(enum conn_state state) { return states[state].name; }
 
-static void move(struct conn *c, enum conn_event ev)
+void conn_move(struct conn *c, enum conn_event ev)
 {
     int to = conn_next(c->state, ev);
     if (to < 0)
@@ -107,7 +107,7 @@ static struct limit next_limit(const struct conn *c, int64_t now_ms)
 }
 
 /* The timer is moved only when it would come too late: most packets do not touch it. */
-static void arm(struct conn *c)
+void conn_arm(struct conn *c)
 {
     int64_t now_ms = cw_mono_ms(), at_ms = next_limit(c, now_ms).at_ms;
     if (c->state == CONN_CLOSED || at_ms == INT64_MAX || (c->timer_ms && c->timer_ms <= at_ms))
@@ -126,192 +126,11 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
     c->timer_ms = 0;
     struct limit l = next_limit(c, cw_mono_ms());
     if (l.at_ms > cw_mono_ms())
-        arm(c);
+        conn_arm(c);
     else if (l.cause)
         conn_end(c, l.cause);
     else
         conn_resume(c, PAUSE_RATE);
-}
-
-/* ---- reading */
-
-void conn_pause(struct conn *c, unsigned reason)
-{
-    if (!c->pauses && c->state != CONN_CLOSED)
-        event_del(&c->read);
-    c->pauses |= (uint8_t)reason;
-}
-
-void conn_resume(struct conn *c, unsigned reason)
-{
-    if (!(c->pauses & reason))
-        return;
-    c->pauses &= (uint8_t)~reason;
-    if (c->pauses || !states[c->state].takes)
-        return;
-    c->heard_ms = cw_mono_ms(); /* what came meanwhile waits in the socket */
-    event_add(&c->read, NULL);
-    if (c->in.len || socket_has_more(c))
-        event_active(&c->read, EV_READ, 0);
-    arm(c);
-}
-
-/* Handles whole packets until a pause; how many bytes they were. */
-static size_t take_packets(struct conn *c, const char *data, size_t len)
-{
-    size_t used = 0;
-    while (used < len && !c->pauses && states[c->state].takes) {
-        struct packet p;
-        ssize_t n = packet_read(&p, data + used, len - used);
-        if (n == 0)
-            break;
-        if (n > 0 && !conn_takes(c->state, p.type)) {
-            p.fault = "a packet that may not come now";
-            n = -EPROTO;
-        }
-        if (n < 0) {
-            frame_refuse(c, &p, (int)n);
-            break;
-        }
-        used += (size_t)n;
-        frame_handle(c, &p);
-    }
-    if (used)
-        c->packet_ms = 0;
-    if (used < len && !c->packet_ms)
-        c->packet_ms = cw_mono_ms();
-    return used;
-}
-
-static void take_bytes(struct conn *c, const char *data, size_t len)
-{
-    bool kept = c->in.len > 0;
-    if (kept) {
-        cw_buf_add(&c->in, data, len);
-        data = c->in.data;
-        len = c->in.len;
-    }
-    size_t used = take_packets(c, data, len);
-    if (!kept && used < len && c->state != CONN_CLOSED)
-        cw_buf_add(&c->in, data + used, len - used);
-    else if (kept && used == len)
-        cw_buf_free(&c->in);
-    else if (kept && used) {
-        memmove(c->in.data, c->in.data + used, len - used);
-        c->in.len = len - used;
-    }
-}
-
-static void read_some(struct conn *c)
-{
-    if (c->in.len)
-        take_bytes(c, NULL, 0); /* what a pause left over */
-    if (c->pauses || !states[c->state].takes) {
-        arm(c);
-        return;
-    }
-    ssize_t n = socket_read(c, c->gw->scratch, SCRATCH_BYTES);
-    if (n < 0) {
-        conn_end(c, "connection_lost");
-        return;
-    }
-    if (n == 0)
-        return;
-    c->heard_ms = cw_mono_ms();
-    rate_spend(&c->bytes_due_us, c->heard_ms * 1000, n, c->gw->set.bandwidth_bytes);
-    take_bytes(c, c->gw->scratch, (size_t)n);
-    if (c->state == CONN_OPEN && rate_wait_ms(c->bytes_due_us, c->heard_ms * 1000))
-        conn_pause(c, PAUSE_RATE);
-    if (!c->pauses && c->state == CONN_OPEN && socket_has_more(c))
-        event_active(&c->read, EV_READ, 0);
-    arm(c);
-}
-
-static void secure(struct conn *c)
-{
-    bool wants_write = false;
-    int rc = socket_secure(c, &wants_write);
-    if (rc == 0) {
-        move(c, ON_SECURED);
-        read_some(c);
-    } else if (rc != -EAGAIN)
-        conn_end(c, "tls_failed");
-    else if (wants_write)
-        event_add(&c->write, NULL);
-}
-
-static void on_readable(evutil_socket_t fd, short what, void *arg)
-{
-    struct conn *c = arg;
-    (void)fd, (void)what;
-    gateway_awake(c->gw);
-    if (c->state == CONN_SECURING)
-        secure(c);
-    else if (c->state == CONN_CLOSING) {
-        if (socket_read(c, c->gw->scratch, SCRATCH_BYTES) < 0)
-            conn_end(c, "closed");
-    } else if (!c->pauses)
-        read_some(c);
-}
-
-/* ---- writing */
-
-static void sent_all(struct conn *c)
-{
-    if (c->out.cap > OUT_KEEP_BYTES)
-        cw_buf_free(&c->out);
-    event_del(&c->write);
-    c->stalled_ms = 0;
-    if (c->state == CONN_CLOSING)
-        socket_shut(c);
-    conn_resume(c, PAUSE_OUTPUT);
-}
-
-static void flush(struct conn *c)
-{
-    size_t sent = 0;
-    ssize_t n = 0;
-    while (sent < c->out.len && (n = socket_write(c, c->out.data + sent, c->out.len - sent)) > 0)
-        sent += (size_t)n;
-    if (n < 0) {
-        conn_end(c, "connection_lost");
-        return;
-    }
-    c->out.len -= sent;
-    if (c->out.len == 0) {
-        sent_all(c);
-        return;
-    }
-    memmove(c->out.data, c->out.data + sent, c->out.len);
-    if (sent || !c->stalled_ms)
-        c->stalled_ms = cw_mono_ms();
-    event_add(&c->write, NULL);
-    if (c->out.len > OUT_PAUSE_BYTES)
-        conn_pause(c, PAUSE_OUTPUT);
-    arm(c);
-}
-
-static void on_writable(evutil_socket_t fd, short what, void *arg)
-{
-    struct conn *c = arg;
-    (void)fd, (void)what;
-    gateway_awake(c->gw);
-    if (c->state == CONN_SECURING) {
-        event_del(&c->write);
-        secure(c);
-    } else
-        flush(c);
-}
-
-struct cw_buf *conn_out(struct conn *c)
-{
-    if (!c->is_dirty && c->state != CONN_CLOSED) {
-        if (LIST_EMPTY(&c->gw->dirty))
-            event_active(c->gw->later, 0, 0);
-        c->is_dirty = true;
-        LIST_INSERT_HEAD(&c->gw->dirty, c, dirty);
-    }
-    return &c->out;
 }
 
 /* ---- coming and going */
@@ -324,20 +143,20 @@ void conn_new(struct gateway *gw, int fd, SSL *ssl)
     c->ssl = ssl;
     c->state = ssl ? CONN_SECURING : CONN_GREETING;
     c->since_ms = c->heard_ms = cw_mono_ms();
-    event_assign(&c->read, gw->base, fd, EV_READ | EV_PERSIST, on_readable, c);
-    event_assign(&c->write, gw->base, fd, EV_WRITE | EV_PERSIST, on_writable, c);
+    event_assign(&c->read, gw->base, fd, EV_READ | EV_PERSIST, conn_on_readable, c);
+    event_assign(&c->write, gw->base, fd, EV_WRITE | EV_PERSIST, conn_on_writable, c);
     evtimer_assign(&c->timer, gw->base, on_timer, c);
     event_add(&c->read, NULL);
     LIST_INSERT_HEAD(&gw->conns, c, link);
     gw->n_conns++;
     cw_metric_add(gw->m.connections, 1);
     cw_metric_add(gw->m.accepted, 1);
-    arm(c);
+    conn_arm(c);
 }
 
 void conn_await(struct conn *c)
 {
-    move(c, ON_CONNECT);
+    conn_move(c, ON_CONNECT);
     conn_pause(c, PAUSE_CHECK);
 }
 
@@ -345,9 +164,9 @@ void conn_accept(struct conn *c, struct session *s)
 {
     c->session = s;
     packet_put_connack(conn_out(c), 0);
-    move(c, ON_ACCEPTED);
+    conn_move(c, ON_ACCEPTED);
     conn_resume(c, PAUSE_CHECK);
-    arm(c);
+    conn_arm(c);
 }
 
 void conn_refuse(struct conn *c, uint8_t code)
@@ -358,18 +177,17 @@ void conn_refuse(struct conn *c, uint8_t code)
 
 void conn_leave(struct conn *c)
 {
-    move(c, ON_LEAVE);
+    conn_move(c, ON_LEAVE);
     conn_pause(c, PAUSE_LEAVE);
-    arm(c);
+    conn_arm(c);
 }
 
 void conn_last_word(struct conn *c)
 {
-    move(c, ON_LAST_WORD);
-    cw_buf_free(&c->in);
+    conn_move(c, ON_LAST_WORD);
     conn_out(c);
     event_add(&c->read, NULL); /* to see the peer's end; closing on unread bytes would reset */
-    arm(c);
+    conn_arm(c);
 }
 
 void conn_end(struct conn *c, const char *cause)
@@ -379,7 +197,7 @@ void conn_end(struct conn *c, const char *cause)
         return;
     cw_log(CW_DEBUG, "connection_end", "state=%s cause=%s after_ms=%lld", conn_state_name(c->state),
            cause, (long long)(cw_mono_ms() - c->since_ms));
-    move(c, ON_GONE);
+    conn_move(c, ON_GONE);
     event_del(&c->read);
     event_del(&c->write);
     event_del(&c->timer);
@@ -430,7 +248,7 @@ void conns_later(struct gateway *gw)
     for (struct conn *c; (c = LIST_FIRST(&gw->dirty));) {
         LIST_REMOVE(c, dirty);
         c->is_dirty = false;
-        flush(c);
+        conn_flush(c);
     }
     free_dead(gw);
 }

@@ -67,7 +67,17 @@ void conn_new(struct gateway *gw, int fd, SSL *ssl);
 int conn_next(enum conn_state from, enum conn_event ev);
 /* True if a packet of this type may come now. */
 bool conn_takes(enum conn_state state, enum packet_type type);
+bool conn_listens(enum conn_state state); /* to packets, of whatever type */
 const char *conn_state_name(enum conn_state state);
+/* The only place that changes a state. */
+void conn_move(struct conn *c, enum conn_event ev);
+/* Sees to it that the timer fires for whatever is due next. */
+void conn_arm(struct conn *c);
+
+/* conn_io.c: the events of the socket, and what they lead to. */
+void conn_on_readable(evutil_socket_t fd, short what, void *conn);
+void conn_on_writable(evutil_socket_t fd, short what, void *conn);
+void conn_flush(struct conn *c);
 
 /* What is added is written at the end of this turn of the loop. */
 struct cw_buf *conn_out(struct conn *c);

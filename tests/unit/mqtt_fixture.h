@@ -245,14 +245,19 @@ struct dev {
     bool eof;
 };
 
-static inline void dev_open(struct dev *d, const struct gate *g, const char *id)
+static inline void dev_dial(struct dev *d, int port, const char *id)
 {
     struct sockaddr_in at = { .sin_family = AF_INET,
-                              .sin_port = htons((uint16_t)g->port),
+                              .sin_port = htons((uint16_t)port),
                               .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     *d = (struct dev){ .fd = socket(AF_INET, SOCK_STREAM, 0), .id = id };
     setsockopt(d->fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
     assert_int_equal(connect(d->fd, (struct sockaddr *)&at, sizeof at), 0);
+}
+
+static inline void dev_open(struct dev *d, const struct gate *g, const char *id)
+{
+    dev_dial(d, g->port, id);
 }
 
 static inline void dev_close(struct dev *d) { close(d->fd); }
@@ -328,26 +333,32 @@ struct login {
     int keep_alive_s, level;       /* 0: the usual */
 };
 
-static inline void dev_login(struct dev *d, const struct login *l)
+static inline void put_login(struct cw_buf *out, const char *id, const struct login *l)
 {
     char client[128];
-    struct cw_buf body = { 0 }, all = { 0 };
+    struct cw_buf body = { 0 };
     int keep_alive_s = l->keep_alive_s ? l->keep_alive_s : 60;
-    snprintf(client, sizeof client, "%s_0_0_2026010203", d->id);
+    snprintf(client, sizeof client, "%s_0_0_2026010203", id);
     put_text(&body, "MQTT");
     cw_buf_add(&body,
                (uint8_t[]){ (uint8_t)(l->level ? l->level : 4), 0xc2, (uint8_t)(keep_alive_s >> 8),
                             (uint8_t)keep_alive_s },
                4);
     put_text(&body, l->client ? l->client : client);
-    put_text(&body, d->id);
+    put_text(&body, id);
     put_text(&body, l->password ? l->password : "good");
     assert_true(body.len < 128);
-    cw_buf_add(&all, (uint8_t[]){ 0x10, (uint8_t)body.len }, 2);
-    cw_buf_add(&all, body.data, body.len);
-    dev_send(d, all.data, all.len);
+    cw_buf_add(out, (uint8_t[]){ 0x10, (uint8_t)body.len }, 2);
+    cw_buf_add(out, body.data, body.len);
     cw_buf_free(&body);
-    cw_buf_free(&all);
+}
+
+static inline void dev_login(struct dev *d, const struct login *l)
+{
+    struct cw_buf b = { 0 };
+    put_login(&b, d->id, l);
+    dev_send(d, b.data, b.len);
+    cw_buf_free(&b);
 }
 
 /* Connects and is let in. */

@@ -8,14 +8,24 @@
 
 #include <cmocka.h>
 
+#include <fcntl.h>
+
+#include "libcommon/ids.h"
 #include "tests/unit/mqtt_fixture.h"
+#include "tests/unit/tls_target.h"
 
 static struct gate one, two;
 static const char *self;
 
 /* Short times, so that what takes minutes can be seen. */
-static const char *const quick[] = { "CAUSEWAY_CONNECT_LIMIT=1500ms", "CAUSEWAY_KEEP_ALIVE_MIN=1s",
-                                     "CAUSEWAY_PACKET_LIMIT=1s", "CAUSEWAY_AUTH_LIMIT=3s", NULL };
+static char tls_cert[64] = "CAUSEWAY_TLS_CERT=", tls_key[64] = "CAUSEWAY_TLS_KEY=";
+static const char *const quick[] = { tls_cert,
+                                     tls_key,
+                                     "CAUSEWAY_CONNECT_LIMIT=1500ms",
+                                     "CAUSEWAY_KEEP_ALIVE_MIN=1s",
+                                     "CAUSEWAY_PACKET_LIMIT=1s",
+                                     "CAUSEWAY_AUTH_LIMIT=3s",
+                                     NULL };
 static const char *const slow_lane[] = { "CAUSEWAY_MQTT_RATE=200", "CAUSEWAY_LOST_LIMIT=3s", NULL };
 
 /* ---- coming in */
@@ -196,6 +206,137 @@ static void nothing_is_acknowledged_before_it_is_stored(void **state)
     dev_close(&d);
 }
 
+static int updated;
+static void on_updated(int rc, const struct cw_bus_msg *msg, void *arg)
+{
+    (void)arg;
+    assert_int_equal(rc, 0);
+    assert_null(memmem(msg->data, msg->len, "\"error\"", 7));
+    updated++;
+}
+
+/* Changes what a partition's stream may hold. */
+static void set_room(uint32_t partition, long bytes)
+{
+    char subject[64], config[400];
+    int before = updated;
+    snprintf(subject, sizeof subject, "$JS.API.STREAM.UPDATE.UPLINK_%u", partition);
+    int n =
+        snprintf(config, sizeof config,
+                 "{\"name\":\"UPLINK_%u\",\"subjects\":[\"uplink.%u\"],\"retention\":\"limits\","
+                 "\"storage\":\"file\",\"discard\":\"new\",\"max_bytes\":%ld,\"num_replicas\":1,"
+                 "\"allow_direct\":true,\"duplicate_window\":120000000000}",
+                 partition, partition, bytes);
+    assert_non_null(cw_bus_request(bus, subject, config, (size_t)n, 10000, on_updated, NULL));
+    UNTIL(updated > before);
+}
+
+static void a_full_log_stops_reading_and_judges_nobody(void **state)
+{
+    (void)state;
+    struct dev d;
+    char line[64];
+    uint32_t partition = cw_partition("full", 4, 8);
+    dev_open(&d, &one, "full");
+    dev_login(&d, &(struct login){ .keep_alive_s = 1 });
+    EXPECT(&d, 0x20, 2, 0, 0);
+    dev_report(&d, "before", 1);
+    EXPECT(&d, 0x40, 2, 0, 1);
+    set_room(partition, 1);
+    dev_report(&d, "held", 2);
+    snprintf(line, sizeof line, "causeway_log_full{log=\"UPLINK\",partition=\"%u\"} 1", partition);
+    UNTIL(strstr(gate_get(&one, "/metrics"), line));
+    int64_t until_ms = cw_mono_ms() + 2000; /* beyond the keep-alive */
+    while (cw_mono_ms() < until_ms) {
+        assert_false(dev_packet(&d));
+        assert_false(d.eof);
+        turn();
+    }
+    set_room(partition, 16 << 20);
+    EXPECT(&d, 0x40, 2, 0, 2);
+    dev_ping(&d);
+    assert_ledger(&one);
+    dev_close(&d);
+}
+
+/* ---- TLS */
+
+static void write_identity(void)
+{
+    char path[64];
+    struct identity id = identity_make(
+        &(struct cert_request){ .cn = "mqtt", .san = "IP:127.0.0.1", .until_s = 3600 }, NULL);
+    snprintf(path, sizeof path, "%s/cert.pem", var);
+    strcat(tls_cert, path);
+    FILE *f = fopen(path, "w");
+    if (!f || PEM_write_X509(f, id.cert) != 1 || fclose(f) != 0)
+        abort();
+    snprintf(path, sizeof path, "%s/key.pem", var);
+    strcat(tls_key, path);
+    f = fopen(path, "w");
+    if (!f || PEM_write_PrivateKey(f, id.key, NULL, NULL, 0, NULL, NULL) != 1 || fclose(f) != 0)
+        abort();
+    identity_free(&id);
+}
+
+/* A device over TLS logs in and reports byte by byte. */
+static SSL *tls_device(struct dev *d, SSL_CTX *ctx, SSL_SESSION *resume)
+{
+    struct cw_buf b = { 0 };
+    uint8_t got[64];
+    int n = 0;
+    dev_dial(d, one.tls_port, "tls");
+    fcntl(d->fd, F_SETFL, O_NONBLOCK);
+    SSL *ssl = SSL_new(ctx);
+    SSL_set_fd(ssl, d->fd);
+    if (resume)
+        SSL_set_session(ssl, resume);
+    UNTIL(SSL_connect(ssl) == 1);
+    put_login(&b, "tls", &(struct login){ 0 });
+    for (size_t i = 0; i < b.len; i++)
+        assert_int_equal(SSL_write(ssl, b.data + i, 1), 1);
+    UNTIL((n = SSL_read(ssl, got, sizeof got)) > 0);
+    assert_int_equal(n, 4);
+    assert_memory_equal(got, "\x20\x02\x00\x00", 4);
+    cw_buf_reset(&b);
+    packet_put_publish(&b, (struct text){ "$oc/devices/tls/sys/messages/up", 31 }, "hi", 2, 1, 3);
+    assert_int_equal(SSL_write(ssl, b.data, (int)b.len), b.len);
+    UNTIL((n = SSL_read(ssl, got, sizeof got)) > 0);
+    assert_memory_equal(got, "\x40\x02\x00\x03", 4);
+    cw_buf_free(&b);
+    return ssl;
+}
+
+static void tls_1_2_and_1_3_are_spoken_and_sessions_resumed(void **state)
+{
+    (void)state;
+    static const int versions[] = { TLS1_2_VERSION, TLS1_3_VERSION };
+    for (size_t i = 0; i < CW_ARRAY_LEN(versions); i++) {
+        struct dev d;
+        SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+        SSL_CTX_set_min_proto_version(ctx, versions[i]);
+        SSL_CTX_set_max_proto_version(ctx, versions[i]);
+        SSL *ssl = tls_device(&d, ctx, NULL);
+        SSL_SESSION *session = SSL_get1_session(ssl);
+        SSL_shutdown(ssl); /* else the client's library gives the session up */
+        SSL_free(ssl);
+        dev_close(&d);
+        ssl = tls_device(&d, ctx, session);
+        assert_true(SSL_session_reused(ssl));
+        SSL_shutdown(ssl);
+        SSL_free(ssl);
+        dev_close(&d);
+        SSL_SESSION_free(session);
+        SSL_CTX_free(ctx);
+    }
+    struct dev d;
+    dev_dial(&d, one.tls_port, "plain");
+    dev_login(&d, &(struct login){ 0 }); /* plain text on the TLS port */
+    UNTIL(dev_at_end(&d));
+    dev_close(&d);
+    UNTIL(record("tls", KIND(PUBLISH), 3));
+}
+
 /* ---- refusals */
 
 static void a_wrong_topic_is_refused_explained_and_acknowledged(void **state)
@@ -292,6 +433,13 @@ static void garbage_closes_and_harms_nobody(void **state)
         assert_int_equal(d.len, 0);
         dev_close(&d);
     }
+    dev_open(&d, &one, "rubbish"); /* a CONNECT in two pieces, refused, with more behind it */
+    dev_send(&d, (uint8_t[]){ 0x10, 15, 0, 4, 'M', 'Q', 'T' }, 7);
+    dev_ping(&good);
+    dev_send(&d, (uint8_t[]){ 'T', 4, 2, 0, 60, 0, 3, 'a', 'b', 'c', 0x30, 9, 9 }, 13);
+    EXPECT(&d, 0x20, 2, 0, 2);
+    UNTIL(dev_at_end(&d));
+    dev_close(&d);
     dev_ping(&good);
     dev_join(&d, &one, "rubbish"); /* and after the login */
     dev_send(&d, (uint8_t[]){ 0x10, 0 }, 2);
@@ -687,6 +835,7 @@ static int start(void **state)
 {
     (void)state;
     fixture_up(self);
+    write_identity();
     gate_start(&one, 1, quick);
     gate_start(&two, 2, slow_lane);
     return 0;
@@ -714,6 +863,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(reports_are_acknowledged_in_order_and_stored),
         cmocka_unit_test(the_device_may_state_the_request_id),
         cmocka_unit_test(nothing_is_acknowledged_before_it_is_stored),
+        cmocka_unit_test(a_full_log_stops_reading_and_judges_nobody),
+        cmocka_unit_test(tls_1_2_and_1_3_are_spoken_and_sessions_resumed),
         cmocka_unit_test(a_wrong_topic_is_refused_explained_and_acknowledged),
         cmocka_unit_test(sizes_are_limited),
         cmocka_unit_test(subscriptions_are_granted_by_the_rules),

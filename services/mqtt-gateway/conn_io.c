@@ -1,0 +1,190 @@
+/* Bytes of a connection, in and out, and when they flow. */
+#include <errno.h>
+#include <string.h>
+
+#include "services/mqtt-gateway/conn.h"
+#include "services/mqtt-gateway/rate.h"
+
+#define OUT_PAUSE_BYTES (64U << 10) /* a peer that does not read its answers is not read either */
+#define OUT_KEEP_BYTES  256         /* memory that an idle connection may keep */
+
+/* ---- reading */
+
+void conn_pause(struct conn *c, unsigned reason)
+{
+    if (!c->pauses && c->state != CONN_CLOSED)
+        event_del(&c->read);
+    c->pauses |= (uint8_t)reason;
+}
+
+void conn_resume(struct conn *c, unsigned reason)
+{
+    if (!(c->pauses & reason))
+        return;
+    c->pauses &= (uint8_t)~reason;
+    if (c->pauses || !conn_listens(c->state))
+        return;
+    c->heard_ms = cw_mono_ms(); /* what came meanwhile waits in the socket */
+    event_add(&c->read, NULL);
+    if (c->in.len || socket_has_more(c))
+        event_active(&c->read, EV_READ, 0);
+    conn_arm(c);
+}
+
+/* Handles whole packets until a pause; how many bytes they were. */
+static size_t take_packets(struct conn *c, const char *data, size_t len)
+{
+    size_t used = 0;
+    while (used < len && !c->pauses && conn_listens(c->state)) {
+        struct packet p;
+        ssize_t n = packet_read(&p, data + used, len - used);
+        if (n == 0)
+            break;
+        if (n > 0 && !conn_takes(c->state, p.type)) {
+            p.fault = "a packet that may not come now";
+            n = -EPROTO;
+        }
+        if (n < 0) {
+            frame_refuse(c, &p, (int)n);
+            break;
+        }
+        used += (size_t)n;
+        frame_handle(c, &p);
+    }
+    if (used)
+        c->packet_ms = 0;
+    if (used < len && !c->packet_ms)
+        c->packet_ms = cw_mono_ms();
+    return used;
+}
+
+static void take_bytes(struct conn *c, const char *data, size_t len)
+{
+    bool kept = c->in.len > 0;
+    if (kept) {
+        cw_buf_add(&c->in, data, len);
+        data = c->in.data;
+        len = c->in.len;
+    }
+    size_t used = take_packets(c, data, len);
+    if (!kept && used < len && c->state != CONN_CLOSED)
+        cw_buf_add(&c->in, data + used, len - used);
+    else if (kept && used == len)
+        cw_buf_free(&c->in);
+    else if (kept && used) {
+        memmove(c->in.data, c->in.data + used, len - used);
+        c->in.len = len - used;
+    }
+}
+
+static void read_some(struct conn *c)
+{
+    if (c->in.len)
+        take_bytes(c, NULL, 0); /* what a pause left over */
+    if (c->pauses || !conn_listens(c->state)) {
+        conn_arm(c);
+        return;
+    }
+    ssize_t n = socket_read(c, c->gw->scratch, SCRATCH_BYTES);
+    if (n < 0) {
+        conn_end(c, "connection_lost");
+        return;
+    }
+    if (n == 0)
+        return;
+    c->heard_ms = cw_mono_ms();
+    rate_spend(&c->bytes_due_us, c->heard_ms * 1000, n, c->gw->set.bandwidth_bytes);
+    take_bytes(c, c->gw->scratch, (size_t)n);
+    if (c->state == CONN_OPEN && rate_wait_ms(c->bytes_due_us, c->heard_ms * 1000))
+        conn_pause(c, PAUSE_RATE);
+    if (!c->pauses && c->state == CONN_OPEN && socket_has_more(c))
+        event_active(&c->read, EV_READ, 0);
+    conn_arm(c);
+}
+
+static void secure(struct conn *c)
+{
+    bool wants_write = false;
+    int rc = socket_secure(c, &wants_write);
+    if (rc == 0) {
+        conn_move(c, ON_SECURED);
+        read_some(c);
+    } else if (rc != -EAGAIN)
+        conn_end(c, "tls_failed");
+    else if (wants_write)
+        event_add(&c->write, NULL);
+}
+
+void conn_on_readable(evutil_socket_t fd, short what, void *arg)
+{
+    struct conn *c = arg;
+    (void)fd, (void)what;
+    gateway_awake(c->gw);
+    if (c->state == CONN_SECURING)
+        secure(c);
+    else if (c->state == CONN_CLOSING) {
+        if (socket_read(c, c->gw->scratch, SCRATCH_BYTES) < 0)
+            conn_end(c, "closed");
+    } else if (!c->pauses)
+        read_some(c);
+}
+
+/* ---- writing */
+
+static void sent_all(struct conn *c)
+{
+    if (c->out.cap > OUT_KEEP_BYTES)
+        cw_buf_free(&c->out);
+    event_del(&c->write);
+    c->stalled_ms = 0;
+    if (c->state == CONN_CLOSING)
+        socket_shut(c);
+    conn_resume(c, PAUSE_OUTPUT);
+}
+
+void conn_flush(struct conn *c)
+{
+    size_t sent = 0;
+    ssize_t n = 0;
+    while (sent < c->out.len && (n = socket_write(c, c->out.data + sent, c->out.len - sent)) > 0)
+        sent += (size_t)n;
+    if (n < 0) {
+        conn_end(c, "connection_lost");
+        return;
+    }
+    c->out.len -= sent;
+    if (c->out.len == 0) {
+        sent_all(c);
+        return;
+    }
+    memmove(c->out.data, c->out.data + sent, c->out.len);
+    if (sent || !c->stalled_ms)
+        c->stalled_ms = cw_mono_ms();
+    event_add(&c->write, NULL);
+    if (c->out.len > OUT_PAUSE_BYTES)
+        conn_pause(c, PAUSE_OUTPUT);
+    conn_arm(c);
+}
+
+void conn_on_writable(evutil_socket_t fd, short what, void *arg)
+{
+    struct conn *c = arg;
+    (void)fd, (void)what;
+    gateway_awake(c->gw);
+    if (c->state == CONN_SECURING) {
+        event_del(&c->write);
+        secure(c);
+    } else
+        conn_flush(c);
+}
+
+struct cw_buf *conn_out(struct conn *c)
+{
+    if (!c->is_dirty && c->state != CONN_CLOSED) {
+        if (LIST_EMPTY(&c->gw->dirty))
+            event_active(c->gw->later, 0, 0);
+        c->is_dirty = true;
+        LIST_INSERT_HEAD(&c->gw->dirty, c, dirty);
+    }
+    return &c->out;
+}
