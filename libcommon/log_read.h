@@ -63,7 +63,7 @@ void cw_log_txn_prepared(struct cw_log_txn *txn, int rc);
 void cw_log_txn_emit(struct cw_log_txn *txn, size_t index, const void *packed, size_t len);
 /* In prepare(): adds to a total kept in the position row, slot 0…7 (the ledger). */
 void cw_log_txn_count(struct cw_log_txn *txn, uint32_t partition, unsigned slot, int64_t n);
-/* In prepare(): records[index] is a repeat of a batch already taken (filled in by the reader). */
+/* Always false: a repeat of a batch already taken is left out before prepare() is called. */
 bool cw_log_txn_repeated(const struct cw_log_txn *txn, size_t index);
 /* In effects(). cb may be NULL; errors are handled by the reader. */
 void cw_log_txn_exec(struct cw_log_txn *txn, const struct cw_stmt *stmt, int n,
