@@ -12,6 +12,7 @@ import re
 import sys
 
 METHODS = ("get", "post", "put", "delete", "patch")
+LIMITS = {"path": 4, "query": 16}  # what rest-gateway has room for
 SERVICES = ("identity", "registry", "data", "command", "rule")
 TYPES = {"string": "CW_T_STRING", "integer": "CW_T_INT", "number": "CW_T_NUMBER",
          "boolean": "CW_T_BOOL", "object": "CW_T_OBJECT", "array": "CW_T_ARRAY"}
@@ -201,6 +202,7 @@ class Tables:
 
     def params(self, op, params, kind):
         rows = []
+        need(len(params) <= LIMITS[kind], op, f"more than {LIMITS[kind]} {kind} parameters")
         for p in params:
             where = f"{op}.{p['name']}"
             s = self.resolve(p["schema"], where)

@@ -143,6 +143,18 @@ static int ask(struct known *k)
     return cw_api_ask(k->cache->app, "identity", &request, on_answer, k);
 }
 
+/* Makes room: what nobody is known by goes first, so that guessed keys do not shut out real ones.
+ */
+static void drop_unknown(struct known_cache *cache)
+{
+    for (size_t i = 0; i < BUCKETS; i++)
+        for (struct known *k = LIST_FIRST(&cache->buckets[i]), *next; k; k = next) {
+            next = LIST_NEXT(k, link);
+            if (!k->loading && !k->found)
+                forget(k);
+        }
+}
+
 static struct known *entry(struct known_cache *cache, enum known_kind kind, const char *id)
 {
     size_t bucket = cw_hash(id, strlen(id)) % BUCKETS;
@@ -150,6 +162,8 @@ static struct known *entry(struct known_cache *cache, enum known_kind kind, cons
     LIST_FOREACH(k, &cache->buckets[bucket], link)
     if (k->kind == kind && strcmp(k->id, id) == 0)
         return k;
+    if (cache->n == ENTRIES_MAX)
+        drop_unknown(cache);
     if (cache->n == ENTRIES_MAX)
         return NULL;
     k = cw_calloc(1, sizeof *k);

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include <openssl/ssl.h>
 
@@ -44,12 +45,23 @@ static int listen_on(struct gateway *g, struct cw_http_server **out, int64_t por
     return rc;
 }
 
+/* A connection is a file descriptor; shells start with 1,024. */
+static void raise_descriptors(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 static int gateway_start(struct cw_app *app, void *self)
 {
     struct gateway *g = self;
     char err[256];
     int rc = 0;
     g->app = app;
+    raise_descriptors();
     g->known = known_open(app);
     g->rate = rate_open(g->rate_per_s);
     g->seconds =

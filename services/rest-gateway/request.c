@@ -347,25 +347,27 @@ static void on_user(int rc, const struct known *user, void *arg)
 
 /* ---- who is it */
 
-static void on_access_key(int rc, const struct known *key, void *arg)
+/* The request as its signature sees it; headers has room for CW_HTTP_LINES_MAX. */
+static struct signed_request as_signed(struct call *c, struct signed_header *headers)
 {
-    struct call *c = arg;
-    struct signed_header headers[CW_HTTP_LINES_MAX];
     struct signed_request r = { .method = cw_http_method(c->req),
                                 .path = cw_http_path(c->req),
                                 .query = cw_http_query(c->req),
                                 .headers = headers };
-    char why[256];
-    if (rc < 0 && rc != -ENOENT) {
-        fail_away(c, "identity", rc);
-        return;
-    }
     const struct cw_http_field *fields = cw_http_headers(c->req, &r.n_headers);
     for (size_t i = 0; i < r.n_headers; i++)
         headers[i] = (struct signed_header){ fields[i].name, fields[i].value };
     r.body = cw_http_body(c->req, &r.body_len);
-    if (signature_precheck(&c->signature, &r, c->g->region, cw_now_ms(), why, sizeof why) < 0) {
-        fail(c, CW_E_UNAUTHORIZED, "%s", why);
+    return r;
+}
+
+static void on_access_key(int rc, const struct known *key, void *arg)
+{
+    struct call *c = arg;
+    struct signed_header headers[CW_HTTP_LINES_MAX];
+    struct signed_request r = as_signed(c, headers);
+    if (rc < 0 && rc != -ENOENT) {
+        fail_away(c, "identity", rc);
         return;
     }
     /* temporary keys are not issued here: a request that signs such a token has somebody else's */
@@ -397,24 +399,32 @@ static void check_token(struct call *c, const char *text)
         fail(c, CW_E_UNAUTHORIZED, "X-Auth-Token is no valid token.");
 }
 
-static void authenticate(struct call *c)
+/* What can be refused without the secret is, before anybody is asked for it. */
+static void check_signature(struct call *c, const char *authorization)
 {
-    const char *authorization = cw_http_header(c->req, "Authorization");
-    const char *token = cw_http_header(c->req, "X-Auth-Token");
-    if (!authorization && token) {
-        check_token(c, token);
-        return;
-    }
-    if (!authorization) {
-        fail(c, CW_E_UNAUTHORIZED, "X-Auth-Token or a signature in Authorization is missing.");
-        return;
-    }
+    struct signed_header headers[CW_HTTP_LINES_MAX];
+    struct signed_request r = as_signed(c, headers);
+    char why[256];
     c->is_signed = true;
     if (signature_parse(&c->signature, authorization) < 0)
         fail(c, CW_E_UNAUTHORIZED,
              "Authorization is not in the form of SDK-HMAC-SHA256 or V11-HMAC-SHA256.");
+    else if (signature_precheck(&c->signature, &r, c->g->region, cw_now_ms(), why, sizeof why) < 0)
+        fail(c, CW_E_UNAUTHORIZED, "%s", why);
     else
         known_get(c->g->known, KNOWN_ACCESS_KEY, c->signature.access, on_access_key, c);
+}
+
+static void authenticate(struct call *c)
+{
+    const char *authorization = cw_http_header(c->req, "Authorization");
+    const char *token = cw_http_header(c->req, "X-Auth-Token");
+    if (authorization)
+        check_signature(c, authorization);
+    else if (token)
+        check_token(c, token);
+    else
+        fail(c, CW_E_UNAUTHORIZED, "X-Auth-Token or a signature in Authorization is missing.");
 }
 
 /* ---- which operation */
