@@ -1,0 +1,432 @@
+/* Synchronous commands: the instance that took the call waits for the answer itself. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <event2/event.h>
+#include <uthash.h>
+
+#include "libcommon/json.h"
+#include "libcommon/metrics.h"
+#include "services/command-dispatcher/dispatcher.h"
+
+struct command {
+    UT_hash_handle hh; /* by id, while somebody waits */
+    struct commands *all;
+    struct cw_api_call *call; /* NULL: answered */
+    struct target to;
+    char id[CW_UUID_LEN];
+    struct event *timer;
+    struct cw_buf payload;
+    bool asked;    /* the gateway has not said yet what became of it */
+    bool answered; /* the device has */
+    int64_t created_ms, written_ms, acked_ms;
+    Causeway__DownlinkOutcome outcome;
+};
+
+struct commands {
+    struct dispatcher *d;
+    struct command *waiting;
+    struct cw_metric *taken, *answered, *timed_out, *refused;
+    struct cw_metric *duration;
+};
+
+static const struct cw_stmt insert = {
+    "command_insert",
+    "INSERT INTO command.command (command_id, device_key, device_id, root_id, instance, "
+    "service_id, command_name, paras, gateway, session_no, created) "
+    "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, to_timestamp($11::bigint / 1000.0))"
+};
+static const struct cw_stmt update = {
+    "command_update",
+    "UPDATE command.command SET status = $2, stage = $3, "
+    "written = to_timestamp(nullif($4::bigint, 0) / 1000.0), "
+    "acknowledged = to_timestamp(nullif($5::bigint, 0) / 1000.0), "
+    "answered = coalesce(answered, to_timestamp(nullif($6::bigint, 0) / 1000.0)), "
+    "finished = to_timestamp($7::bigint / 1000.0), response = coalesce(response, $8) "
+    "WHERE command_id = $1 AND status = 'SENT'"
+};
+
+struct commands *commands_open(struct dispatcher *d)
+{
+    struct commands *c = cw_calloc(1, sizeof *c);
+    c->d = d;
+    c->taken = cw_counter("causeway_commands_total", NULL, "Synchronous commands taken");
+    c->answered = cw_counter("causeway_commands_answered_total", NULL, "Answered by the device");
+    c->timed_out = cw_counter("causeway_commands_timeout_total", NULL, "Not answered in time");
+    c->refused = cw_counter("causeway_commands_refused_total", NULL, "Refused before sending");
+    c->duration = cw_histogram_ms("causeway_command_ms", NULL, "From the call to the answer");
+    return c;
+}
+
+/* The gateway's word and the device's come in any order: the last of them frees. */
+static void free_if_over(struct command *cmd)
+{
+    if (cmd->call || cmd->asked)
+        return;
+    event_free(cmd->timer);
+    target_free(&cmd->to);
+    cw_buf_free(&cmd->payload);
+    free(cmd);
+}
+
+static void leave(struct command *cmd)
+{
+    struct command *known;
+    HASH_FIND_STR(cmd->all->waiting, cmd->id, known);
+    if (known == cmd)
+        HASH_DEL(cmd->all->waiting, cmd);
+    evtimer_del(cmd->timer);
+    cmd->call = NULL;
+}
+
+static void on_kept(PGresult *res, void *arg)
+{
+    (void)arg;
+    if (cw_db_outcome(res) != CW_DB_OK)
+        cw_log(CW_WARN, "receipt_not_kept", "reason=\"%s\"", cw_db_error(res));
+}
+
+static void keep(struct command *cmd, const char *status, const char *stage, const char *response)
+{
+    char written[24], acked[24], answered[24], finished[24];
+    int64_t now_ms = cw_now_ms();
+    const struct cw_db_param par[] = { CW_TEXT(cmd->id),
+                                       CW_TEXT(status),
+                                       CW_TEXT(stage),
+                                       cw_db_int(cmd->written_ms, written),
+                                       cw_db_int(cmd->acked_ms, acked),
+                                       cw_db_int(cmd->answered ? now_ms : 0, answered),
+                                       cw_db_int(now_ms, finished),
+                                       CW_TEXT(response) };
+    cw_db_exec(cmd->all->d->db, &update, CW_ARRAY_LEN(par), par, on_kept, NULL);
+    cw_log(CW_INFO, "command", "id=%s device=%s status=%s stage=\"%s\" after_ms=%" PRId64, cmd->id,
+           cmd->to.device_id, status, stage, now_ms - cmd->created_ms);
+}
+
+static void notify(struct command *cmd, const char *code, const char *reason, const char *next_step)
+{
+    cw_notice(cmd->all->d->notices, &(struct cw_notice){ .layer = CW_LAYER_COMMAND,
+                                                         .device_key = cmd->to.root_key,
+                                                         .device_id = cmd->to.root_id,
+                                                         .code = code,
+                                                         .reason = reason,
+                                                         .next_step = next_step,
+                                                         .sample = cmd->id });
+}
+
+/* ---- the end without an answer */
+
+static char *describe_stage(const struct command *cmd)
+{
+    char at[CW_TIME_LEN];
+    if (cmd->acked_ms)
+        return cw_sprintf("sent %s, PUBACK +%" PRId64 " ms, no response on "
+                          "$oc/devices/%s/sys/commands/response/request_id=%s",
+                          cw_time_extended(at, cmd->written_ms), cmd->acked_ms - cmd->written_ms,
+                          cmd->to.root_id, cmd->id);
+    switch (cmd->outcome) {
+    case CAUSEWAY__DOWNLINK_OUTCOME__DOWNLINK_CLOSED:
+        return cw_sprintf("the connection ended before the device's PUBACK");
+    case CAUSEWAY__DOWNLINK_OUTCOME__DOWNLINK_WRITTEN:
+        return cw_sprintf("sent %s at QoS 0, no response", cw_time_extended(at, cmd->written_ms));
+    default:
+        return cw_sprintf("handed to the gateway %s, no PUBACK of the device",
+                          cw_time_extended(at, cmd->created_ms));
+    }
+}
+
+/* IoTDA reports this with status 200; the id lets the caller find a late answer. */
+static void on_timeout(evutil_socket_t fd, short what, void *arg)
+{
+    struct command *cmd = arg;
+    struct cw_buf body = { 0 };
+    (void)fd, (void)what;
+    if (!cmd->to.root_id) { /* not even looked up */
+        cw_api_fail(cmd->call, CW_E_UNAVAILABLE, "PostgreSQL did not answer (device).");
+        leave(cmd);
+        free_if_over(cmd);
+        return;
+    }
+    char *stage = describe_stage(cmd);
+    cw_error_body(&body, CW_E_SYNC_TIMEOUT, "Command request timed out. Stage: %s.", stage);
+    body.data[--body.len] = '\0'; /* the closing brace */
+    cw_buf_printf(&body, ",\"command_id\":\"%s\"}", cmd->id);
+    cw_api_reply(cmd->call, 200, body.data, body.len);
+    keep(cmd, "TIMEOUT", stage, NULL);
+    notify(cmd, "no_response", stage,
+           cmd->acked_ms ? "Look whether the device answers on that topic with this request id."
+                         : "Look whether the device is still reachable.");
+    cw_metric_add(cmd->all->timed_out, 1);
+    cw_buf_free(&body);
+    free(stage);
+    leave(cmd);
+    free_if_over(cmd);
+}
+
+static void refuse(struct command *cmd, enum cw_error e, const char *stage)
+{
+    cw_api_fail(cmd->call, e, "Stage: %s.", stage);
+    keep(cmd, "FAILED", stage, NULL);
+    notify(cmd, "not_sent", stage, "Send it again when the device is online.");
+    cw_metric_add(cmd->all->refused, 1);
+    leave(cmd);
+}
+
+/* ---- the answer */
+
+static void accept_answer(struct command *cmd, const json_t *answer, const struct cw_buf *text)
+{
+    struct cw_buf body = { 0 };
+    const json_t *code = json_object_get(answer, "result_code");
+    bool ok = !json_is_integer(code) || json_integer_value(code) == 0;
+    cw_buf_printf(&body, "{\"command_id\":\"%s\",\"response\":%s}", cmd->id, text->data);
+    cw_api_reply(cmd->call, 200, body.data, body.len);
+    keep(cmd, ok ? "SUCCESSFUL" : "FAILED", "answered", text->data);
+    cw_metric_add(cmd->all->answered, 1);
+    cw_metric_observe(cmd->all->duration, (double)(cw_now_ms() - cmd->created_ms));
+    cw_buf_free(&body);
+}
+
+static void reject_answer(struct command *cmd, const char *why)
+{
+    struct cw_buf body = { 0 };
+    char *stage = cw_sprintf("the device answered, but not with a JSON object: %s", why);
+    cw_error_body(&body, CW_E_SYNC_TIMEOUT, "Stage: %s.", stage);
+    body.data[--body.len] = '\0';
+    cw_buf_printf(&body, ",\"command_id\":\"%s\"}", cmd->id);
+    cw_api_reply(cmd->call, 200, body.data, body.len);
+    keep(cmd, "FAILED", stage, NULL);
+    notify(cmd, "answer_malformed", stage, "Let the device answer with a JSON object.");
+    cw_buf_free(&body);
+    free(stage);
+}
+
+bool command_answered(struct dispatcher *d, const char *command_id, const void *data, size_t len)
+{
+    struct command *cmd;
+    struct cw_json_error where = { .text = "not an object" };
+    struct cw_buf text = { 0 };
+    HASH_FIND_STR(d->commands->waiting, command_id, cmd);
+    if (!cmd)
+        return false;
+    json_t *answer = len ? cw_json_parse(data, len, &where) : NULL;
+    cmd->answered = true;
+    if (json_is_object(answer)) {
+        cw_json_write(&text, answer);
+        accept_answer(cmd, answer, &text);
+    } else {
+        reject_answer(cmd, len ? where.text : "an empty payload");
+    }
+    json_decref(answer);
+    cw_buf_free(&text);
+    leave(cmd);
+    free_if_over(cmd);
+    return true;
+}
+
+/* ---- on its way down */
+
+static void on_downlink(int rc, const Causeway__DownlinkReply *reply, void *arg)
+{
+    struct command *cmd = arg;
+    cmd->asked = false;
+    if (reply) {
+        cmd->outcome = reply->outcome;
+        cmd->written_ms = reply->written_ms;
+        cmd->acked_ms = reply->acked_ms;
+    }
+    if (cmd->call && rc == -EHOSTUNREACH)
+        refuse(cmd, CW_E_OFFLINE, "the gateway that held the device's connection is gone");
+    else if (cmd->call && cmd->outcome == CAUSEWAY__DOWNLINK_OUTCOME__DOWNLINK_NO_SESSION)
+        refuse(cmd, CW_E_OFFLINE, "the device has just disconnected");
+    else if (cmd->call && cmd->outcome == CAUSEWAY__DOWNLINK_OUTCOME__DOWNLINK_BUSY)
+        refuse(cmd, CW_E_RATE, "the device has too much unacknowledged");
+    free_if_over(cmd); /* else the answer or the timer ends it */
+}
+
+static void send_down(struct command *cmd)
+{
+    struct dispatcher *d = cmd->all->d;
+    Causeway__Downlink down = CAUSEWAY__DOWNLINK__INIT;
+    char topic[256], answer_to[160];
+    snprintf(topic, sizeof topic, "$oc/devices/%s/sys/commands/request_id=%s", cmd->to.root_id,
+             cmd->id);
+    snprintf(answer_to, sizeof answer_to, "response.%s.%s", cw_app_instance(d->app), cmd->id);
+    down.kind = CAUSEWAY__DOWNLINK_KIND__DOWNLINK_PUBLISH;
+    down.deadline_ms = cmd->created_ms + d->command_ms;
+    down.device_key = cmd->to.root_key;
+    down.session_no = cmd->to.session_no;
+    down.topic = topic;
+    down.payload = (ProtobufCBinaryData){ cmd->payload.len, (uint8_t *)cmd->payload.data };
+    down.qos = 1;
+    down.request_id = cmd->id;
+    down.answer_to = answer_to;
+    cmd->asked = downlink_ask(d, cmd->to.gateway, &down, on_downlink, cmd) == 0;
+    if (!cmd->asked) {
+        refuse(cmd, CW_E_UNAVAILABLE, "not sent, NATS is not connected");
+        free_if_over(cmd);
+    }
+}
+
+static void on_inserted(PGresult *res, void *arg)
+{
+    struct command *cmd = arg;
+    cmd->asked = false;
+    if (cmd->call && !answer_if_failed(cmd->call, res, "command")) {
+        send_down(cmd);
+        return;
+    }
+    if (cmd->call)
+        leave(cmd);
+    free_if_over(cmd);
+}
+
+/* The receipt is kept before the device gets the command, so that each answer finds it. */
+static void keep_receipt(struct command *cmd)
+{
+    struct dispatcher *d = cmd->all->d;
+    json_t *body = cw_api_body(cmd->call);
+    struct cw_buf paras = { 0 };
+    char key[24], session[24], created[24];
+    cw_json_write(&paras, json_object_get(body, "paras"));
+    const struct cw_db_param par[] = { CW_TEXT(cmd->id),
+                                       cw_db_int(cmd->to.device_key, key),
+                                       CW_TEXT(cmd->to.device_id),
+                                       CW_TEXT(cmd->to.root_id),
+                                       CW_TEXT(cw_app_instance(d->app)),
+                                       CW_TEXT(cw_json_text(body, "service_id")),
+                                       CW_TEXT(cw_json_text(body, "command_name")),
+                                       CW_TEXT(paras.data),
+                                       CW_TEXT(cmd->to.gateway),
+                                       cw_db_int(cmd->to.session_no, session),
+                                       cw_db_int(cmd->created_ms, created) };
+    cmd->asked = cw_db_exec(d->db, &insert, CW_ARRAY_LEN(par), par, on_inserted, cmd) != NULL;
+    cw_buf_free(&paras);
+    if (!cmd->asked) {
+        answer_no_db(cmd->call);
+        leave(cmd);
+        free_if_over(cmd);
+    }
+}
+
+static void build_payload(struct command *cmd)
+{
+    static const char *const fields[] = { "service_id", "command_name", "paras" };
+    json_t *body = cw_api_body(cmd->call), *out = json_object();
+    if (cmd->to.device_key != cmd->to.root_key)
+        json_object_set_new(out, "object_device_id", json_string(cmd->to.device_id));
+    for (size_t i = 0; i < CW_ARRAY_LEN(fields); i++)
+        if (json_object_get(body, fields[i]))
+            json_object_set(out, fields[i], json_object_get(body, fields[i]));
+    cw_json_write(&cmd->payload, out);
+    json_decref(out);
+}
+
+/* With a service the model decides; without, the application speaks past it. */
+static bool check_model(struct command *cmd)
+{
+    json_t *body = cw_api_body(cmd->call);
+    const char *service = cw_json_text(body, "service_id");
+    const char *name = cw_json_text(body, "command_name");
+    const struct cw_model *model = cw_products_find(cmd->all->d->products, cmd->to.product_key);
+    struct cw_verdicts v = { 0 };
+    if (!service || !model)
+        return true;
+    bool ok = cw_model_check_command(model, service, name ? name : "",
+                                     json_object_get(body, "paras"), &v);
+    for (size_t i = 0; !ok && i < v.n; i++)
+        if (v.items[i].code != CW_VERDICT_OK) {
+            cw_api_fail(cmd->call, CW_E_NOT_IN_MODEL, "Stage: not sent. paras: %s",
+                        v.items[i].text);
+            break;
+        }
+    cw_verdicts_free(&v);
+    return ok;
+}
+
+static void on_model(int rc, void *arg)
+{
+    struct command *cmd = arg;
+    cmd->asked = false;
+    if (!cmd->call) { /* the time was over first */
+        free_if_over(cmd);
+        return;
+    }
+    if (rc < 0)
+        cw_api_fail(cmd->call, CW_E_UNAVAILABLE, "PostgreSQL did not answer (product).");
+    if (rc < 0 || !check_model(cmd)) {
+        leave(cmd);
+        free_if_over(cmd);
+        return;
+    }
+    build_payload(cmd);
+    keep_receipt(cmd);
+}
+
+static void on_target(int found, struct target *t, void *arg)
+{
+    struct command *cmd = arg;
+    cmd->asked = false;
+    if (!cmd->call) {
+        free_if_over(cmd);
+        return;
+    }
+    if (!target_is_online(cmd->call, found, t)) {
+        leave(cmd);
+        free_if_over(cmd);
+        return;
+    }
+    cmd->to = *t;
+    *t = (struct target){ 0 };
+    cmd->asked = true;
+    int rc = cw_products_load(cmd->all->d->products, &cmd->to.product_key, 1, on_model, cmd);
+    if (rc != 0)
+        on_model(rc < 0 ? rc : 0, cmd);
+}
+
+void create_command(struct cw_api_call *call, void *self)
+{
+    struct dispatcher *d = self;
+    struct timeval limit = { d->command_ms / 1000, d->command_ms % 1000 * 1000 };
+    if (HASH_COUNT(d->commands->waiting) >= (unsigned)d->waiting_max) {
+        cw_api_fail(call, CW_E_RATE, "%" PRId64 " commands wait for their devices already.",
+                    d->waiting_max);
+        return;
+    }
+    struct command *cmd = cw_calloc(1, sizeof *cmd);
+    cmd->all = d->commands;
+    cmd->call = call;
+    cmd->created_ms = cw_now_ms();
+    cmd->timer = evtimer_new(cw_app_base(d->app), on_timeout, cmd);
+    cw_uuid(cmd->id);
+    HASH_ADD_STR(d->commands->waiting, id, cmd);
+    cw_metric_add(d->commands->taken, 1);
+    evtimer_add(cmd->timer, &limit);
+    cmd->asked = true;
+    if (target_find(d, cw_api_path(call, "device_id"), on_target, cmd) < 0) {
+        cmd->asked = false;
+        answer_no_db(call);
+        leave(cmd);
+        free_if_over(cmd);
+    }
+}
+
+/* At the end of the process: nobody is left to hear an answer. */
+void commands_close(struct commands **at)
+{
+    struct command *cmd, *next;
+    if (!*at)
+        return;
+    HASH_ITER(hh, (*at)->waiting, cmd, next)
+    {
+        HASH_DEL((*at)->waiting, cmd);
+        cw_api_fail(cmd->call, CW_E_UNAVAILABLE, "Stage: the platform was stopped meanwhile.");
+        cmd->call = NULL;
+        cmd->asked = false;
+        free_if_over(cmd);
+    }
+    free(*at);
+    *at = NULL;
+}

@@ -1,0 +1,90 @@
+/* dispatcher.h - what the files of command-dispatcher share. */
+#pragma once
+
+#include "libcommon/api.h"
+#include "libcommon/bus.h"
+#include "libcommon/clock.h"
+#include "libcommon/db.h"
+#include "libcommon/ids.h"
+#include "libcommon/log_append.h"
+#include "libcommon/log_read.h"
+#include "libcommon/notice.h"
+#include "libcommon/products.h"
+#include "libcommon/service.h"
+
+struct dispatcher {
+    struct cw_app *app;
+    struct cw_db *db;
+    struct cw_products *products;
+    struct cw_log_append *uplink;
+    struct cw_notices *notices;
+    struct cw_log_reader *events;
+    struct cw_bus_sub *responses, *wakes;
+    struct commands *commands;
+    struct sender *sender;
+    struct event *hourly;
+    int64_t command_ms, message_ms, resend_ms, unknown_ms, keep_days, waiting_max;
+};
+
+/* ---- target.c: whom a call speaks to, and where that device is connected */
+
+struct target {
+    char *device_id, *root_id, *node_id, *app_id, *product_id, *status;
+    char *gateway; /* NULL: no session */
+    int64_t device_key, root_key, product_key, session_no;
+    uint32_t partition;
+};
+/* found: 1 with *t to be taken over (target_free), 0 no such device, negative: database away. */
+typedef void target_fn(int found, struct target *t, void *arg);
+/* Runs cb once, later; returns 0, or -ENOTCONN and cb will not run. */
+int target_find(struct dispatcher *d, const char *device_id, target_fn *cb, void *arg);
+void target_free(struct target *t); /* clears it */
+/* Answers 404, 403 or 503 and returns false unless the device has a session. */
+bool target_is_online(struct cw_api_call *call, int found, const struct target *t);
+
+/* ---- command.c: synchronous commands */
+
+struct commands *commands_open(struct dispatcher *d);
+void commands_close(struct commands **c);
+void create_command(struct cw_api_call *call, void *self);
+/* An answer of a device; from the gateway at once, or from the log. False: nobody waits here. */
+bool command_answered(struct dispatcher *d, const char *command_id, const void *body, size_t len);
+
+/* ---- events.c: the EVENT log */
+
+extern const struct cw_log_reader_config events_reader; /* self is filled in */
+
+/* ---- message.c: taking and showing messages; sender.c: sending them, as owner of a partition */
+
+void create_message(struct cw_api_call *call, void *self);
+void list_messages(struct cw_api_call *call, void *self);
+void show_message(struct cw_api_call *call, void *self);
+
+struct sender *sender_open(struct dispatcher *d);
+void sender_close(struct sender **s);
+/* There may be something to send in this partition. */
+void sender_wake(struct sender *s, uint32_t partition);
+
+/* ---- receipts.c: how long they are kept */
+
+void receipts_start(struct dispatcher *d);
+void receipts_stop(struct dispatcher *d);
+
+/* ---- message_status.c: the states of a message as one table */
+
+enum message_status { MSG_PENDING, MSG_DELIVERED, MSG_FAILED, MSG_TIMEOUT, MSG_STATUSES };
+enum message_event { ON_ACK, ON_NO_ACK, ON_OFFLINE, ON_NOT_SUBSCRIBED, ON_EXPIRE, MSG_EVENTS };
+/* The status after ev, or -EPROTO if `from` does not take it. */
+int message_next(enum message_status from, enum message_event ev);
+const char *message_status_name(enum message_status s);
+
+/* ---- answer.c */
+
+/* True if res is fine; else the call has been failed. */
+bool answer_if_failed(struct cw_api_call *call, const PGresult *res, const char *what);
+void answer_no_db(struct cw_api_call *call);
+/* Asks the gateway that holds a session. outcome CW_… of DownlinkReply; rc as in cw_bus_reply_fn.
+ */
+typedef void downlink_fn(int rc, const Causeway__DownlinkReply *reply, void *arg);
+int downlink_ask(struct dispatcher *d, const char *gateway, const Causeway__Downlink *request,
+                 downlink_fn *cb, void *arg);

@@ -1,0 +1,173 @@
+/* Answers of devices as the log has them: kept in the receipt, and told to whoever still waits. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "proto/subjects.h"
+#include "services/command-dispatcher/dispatcher.h"
+
+struct answer {
+    char *command_id, *root_id;
+    void *body;
+    size_t len;
+    int64_t root_key, at_ms;
+    char *instance; /* of the caller; NULL: no such command */
+    bool waiting;   /* the receipt was still open */
+    int64_t late_ms;
+};
+struct answers {
+    struct answer *items;
+    size_t n;
+};
+
+static const struct cw_stmt keep = {
+    "answers_keep",
+    "UPDATE command.command c SET "
+    "answered = coalesce(c.answered, to_timestamp(x.at_ms / 1000.0)), "
+    "response = coalesce(c.response, x.body) "
+    "FROM (SELECT DISTINCT ON (id) * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) "
+    "AS u(id, root, at_ms, body)) x "
+    "WHERE c.command_id = x.id AND c.root_id = x.root "
+    "RETURNING c.command_id, c.instance, c.status = 'SENT' AS waiting, "
+    "CASE WHEN c.status = 'TIMEOUT' "
+    "THEN greatest(1, x.at_ms - (extract(epoch FROM c.finished) * 1000)::bigint) END AS late_ms"
+};
+
+static void add(struct answers *a, const Causeway__Event *e)
+{
+    a->items = cw_realloc(a->items, (a->n + 1) * sizeof *a->items);
+    a->items[a->n++] = (struct answer){ .command_id = cw_strdup(e->request_id),
+                                        .root_id = cw_strdup(e->device_id),
+                                        .body = cw_memdup(e->body.data, e->body.len),
+                                        .len = e->body.len,
+                                        .root_key = e->device_key,
+                                        .at_ms = e->time_ms };
+}
+
+static void prepare(struct cw_log_txn *txn, const struct cw_record *records, size_t n, void *self)
+{
+    struct answers *a = cw_calloc(1, sizeof *a);
+    (void)self;
+    for (size_t i = 0; i < n; i++) {
+        Causeway__EventBatch *batch =
+            causeway__event_batch__unpack(NULL, records[i].len, records[i].data);
+        for (size_t k = 0; batch && k < batch->n_events; k++)
+            if (batch->events[k]->kind == CAUSEWAY__EVENT_KIND__EVENT_COMMAND_RESPONSE)
+                add(a, batch->events[k]);
+        causeway__event_batch__free_unpacked(batch, NULL);
+    }
+    cw_log_txn_set_data(txn, a);
+    cw_log_txn_prepared(txn, 0);
+}
+
+static void on_kept(PGresult *res, void *arg)
+{
+    struct answers *a = arg;
+    if (cw_db_outcome(res) != CW_DB_OK)
+        return; /* the reader rolls back */
+    for (int row = 0; row < PQntuples(res); row++)
+        for (size_t i = 0; i < a->n; i++)
+            if (strcmp(a->items[i].command_id, cw_db_str(res, row, "command_id")) == 0) {
+                free(a->items[i].instance);
+                a->items[i].instance = cw_strdup(cw_db_str(res, row, "instance"));
+                a->items[i].waiting = *cw_db_str(res, row, "waiting") == 't';
+                a->items[i].late_ms = cw_db_i64(res, row, "late_ms", 0);
+            }
+}
+
+static void effects(struct cw_log_txn *txn, void *self)
+{
+    struct answers *a = cw_log_txn_data(txn);
+    struct cw_db_array id = { 0 }, root = { 0 }, at = { 0 }, body = { 0 };
+    (void)self;
+    if (a->n == 0)
+        return;
+    cw_db_array_reset(&id, CW_ARRAY_TEXT);
+    cw_db_array_reset(&root, CW_ARRAY_TEXT);
+    cw_db_array_reset(&at, CW_ARRAY_INT8);
+    cw_db_array_reset(&body, CW_ARRAY_TEXT);
+    for (size_t i = 0; i < a->n; i++) {
+        const struct answer *x = &a->items[i];
+        cw_db_array_str(&id, x->command_id);
+        cw_db_array_str(&root, x->root_id);
+        cw_db_array_int(&at, x->at_ms);
+        if (cw_utf8_valid(x->body, x->len))
+            cw_db_array_bytes(&body, x->body, x->len);
+        else
+            cw_db_array_null(&body);
+    }
+    const struct cw_db_param par[] = { cw_db_array_param(&id), cw_db_array_param(&root),
+                                       cw_db_array_param(&at), cw_db_array_param(&body) };
+    cw_log_txn_exec(txn, &keep, 4, par, on_kept, a);
+    cw_db_array_free(&id);
+    cw_db_array_free(&root);
+    cw_db_array_free(&at);
+    cw_db_array_free(&body);
+}
+
+static void notify(struct dispatcher *d, const struct answer *x, const char *code,
+                   const char *reason, const char *next_step)
+{
+    cw_notice(d->notices, &(struct cw_notice){ .layer = CW_LAYER_COMMAND,
+                                               .device_key = x->root_key,
+                                               .device_id = x->root_id,
+                                               .code = code,
+                                               .reason = reason,
+                                               .next_step = next_step,
+                                               .sample = x->command_id });
+}
+
+static void tell(struct dispatcher *d, const struct answer *x)
+{
+    char text[200];
+    if (!x->instance) {
+        snprintf(text, sizeof text, "Answer to unknown request \"%.100s\".", x->command_id);
+        notify(d, x, "unknown_request", text,
+               "Let the device repeat the request_id of the command's topic unchanged.");
+    } else if (x->late_ms) {
+        snprintf(text, sizeof text, "The device answered %" PRId64 " ms after the timeout.",
+                 x->late_ms);
+        notify(d, x, "late_answer", text, "The answer is kept with the command; answer sooner.");
+    } else if (x->waiting && strcmp(x->instance, cw_app_instance(d->app)) == 0) {
+        command_answered(d, x->command_id, x->body, x->len);
+    } else if (x->waiting) { /* its fast way may have been lost with a gateway */
+        snprintf(text, sizeof text, "response.%s.%s", x->instance, x->command_id);
+        cw_bus_publish(cw_app_bus(d->app), text, NULL, x->body, x->len);
+    }
+}
+
+static void done(struct cw_log_txn *txn, bool committed, void *self)
+{
+    struct answers *a = cw_log_txn_data(txn);
+    for (size_t i = 0; a && i < a->n; i++) {
+        if (committed)
+            tell(self, &a->items[i]);
+        free(a->items[i].command_id);
+        free(a->items[i].root_id);
+        free(a->items[i].body);
+        free(a->items[i].instance);
+    }
+    if (a)
+        free(a->items);
+    free(a);
+    cw_log_txn_set_data(txn, NULL);
+}
+
+static void owned(uint32_t partition, bool mine, void *self)
+{
+    if (mine)
+        sender_wake(((struct dispatcher *)self)->sender, partition);
+}
+
+const struct cw_log_reader_config events_reader = {
+    .log = CW_LOG_EVENT,
+    .group = "command-dispatcher",
+    .schema = "command",
+    .output = CW_LOG_EVENT,
+    .relays_outbox = true,
+    .mandatory = true,
+    .prepare = prepare,
+    .effects = effects,
+    .done = done,
+    .owned = owned,
+};

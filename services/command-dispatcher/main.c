@@ -1,0 +1,104 @@
+/* command-dispatcher - hands commands and messages to gateways and follows them to the end. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "proto/subjects.h"
+#include "services/command-dispatcher/dispatcher.h"
+
+#define AT(f) offsetof(struct dispatcher, f)
+static const struct cw_option options[] = {
+    { "COMMAND_TIMEOUT", CW_OPT_MS, "20s", 100, 60000, AT(command_ms),
+      "wait for a device's answer to a synchronous command" },
+    { "MESSAGE_TIMEOUT", CW_OPT_MS, "8s", 100, 60000, AT(message_ms),
+      "wait for a device's PUBACK of a message, resends included" },
+    { "MESSAGE_RESEND", CW_OPT_MS, "2s", 50, 60000, AT(resend_ms), "pause before a resend" },
+    { "MESSAGE_UNKNOWN", CW_OPT_MS, "60s", 1000, 3600000, AT(unknown_ms),
+      "longest time in which no gateway can tell what became of a message" },
+    { "COMMANDS_MAX", CW_OPT_INT, "10000", 1, 1000000, AT(waiting_max),
+      "synchronous commands that may wait in this instance" },
+    { "RECEIPT_DAYS", CW_OPT_INT, "30", 1, 3650, AT(keep_days),
+      "days that commands and finished messages are kept" },
+    { 0 },
+};
+
+static const struct cw_api_op ops[] = {
+    { "CreateCommand", create_command },
+    { "CreateMessage", create_message },
+    { "ListDeviceMessages", list_messages },
+    { "ShowDeviceMessage", show_message },
+    { 0 },
+};
+
+/* response.<instance>.<command id>: the gateway's copy of an answer, ahead of the log. */
+static void on_response(const struct cw_bus_msg *msg, void *arg)
+{
+    const char *id = msg->subject ? strrchr(msg->subject, '.') : NULL;
+    if (id)
+        command_answered(arg, id + 1, msg->data, msg->len);
+}
+
+static void on_wake(const struct cw_bus_msg *msg, void *arg)
+{
+    struct dispatcher *d = arg;
+    const char *p = msg->subject ? strrchr(msg->subject, '.') : NULL;
+    if (p)
+        sender_wake(d->sender, (uint32_t)strtoul(p + 1, NULL, 10));
+}
+
+static int start(struct cw_app *app, void *self)
+{
+    struct dispatcher *d = self;
+    struct cw_log_reader_config reader = events_reader;
+    char subject[128];
+    d->app = app;
+    d->db = cw_app_db(app);
+    d->products = cw_products_open(app, d->db);
+    d->uplink = cw_log_append_open(app, CW_LOG_UPLINK);
+    d->notices = cw_notices_open(app, d->uplink);
+    d->commands = commands_open(d);
+    reader.self = d;
+    d->events = cw_log_reader_open(app, &reader);
+    d->sender = sender_open(d);
+    snprintf(subject, sizeof subject, "response.%s.*", cw_app_instance(app));
+    d->responses = cw_bus_subscribe(cw_app_bus(app), subject, NULL, on_response, d);
+    d->wakes = cw_bus_subscribe(cw_app_bus(app), "wake.command-dispatcher.*", NULL, on_wake, d);
+    receipts_start(d);
+    cw_api_serve(app, "command", ops, d);
+    return 0;
+}
+
+static void drain(struct cw_app *app, void *self)
+{
+    (void)app;
+    cw_log_reader_drain(((struct dispatcher *)self)->events);
+}
+
+static void stop(void *self)
+{
+    struct dispatcher *d = self;
+    receipts_stop(d);
+    sender_close(&d->sender);
+    commands_close(&d->commands);
+    cw_log_reader_close(&d->events);
+    cw_bus_unsubscribe(&d->responses);
+    cw_bus_unsubscribe(&d->wakes);
+    cw_notices_close(&d->notices);
+    cw_log_append_close(&d->uplink);
+    cw_products_close(&d->products);
+}
+
+int main(int argc, char **argv)
+{
+    static struct dispatcher self;
+    return cw_service_run(&(struct cw_service){ .name = "command-dispatcher",
+                                                .summary = "hands commands and messages to devices "
+                                                           "and follows them to the end",
+                                                .options = options,
+                                                .self = &self,
+                                                .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
+                                                .schema_version = 5,
+                                                .start = start,
+                                                .drain = drain,
+                                                .stop = stop },
+                          argc, argv);
+}
