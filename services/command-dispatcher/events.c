@@ -117,6 +117,20 @@ static void notify(struct dispatcher *d, const struct answer *x, const char *cod
                                                .sample = x->command_id });
 }
 
+/* As the gateway would have: the record of the answer. */
+static void pass_on(struct dispatcher *d, const struct answer *x)
+{
+    Causeway__Uplink up = CAUSEWAY__UPLINK__INIT;
+    char subject[200];
+    snprintf(subject, sizeof subject, "response.%s.%s", x->instance, x->command_id);
+    up.kind = CAUSEWAY__UPLINK_KIND__UPLINK_PUBLISH;
+    up.body = (ProtobufCBinaryData){ x->len, x->body };
+    uint8_t *packed = cw_malloc(causeway__uplink__get_packed_size(&up));
+    size_t n = causeway__uplink__pack(&up, packed);
+    cw_bus_publish(cw_app_bus(d->app), subject, NULL, packed, n);
+    free(packed);
+}
+
 static void tell(struct dispatcher *d, const struct answer *x)
 {
     char text[200];
@@ -131,8 +145,7 @@ static void tell(struct dispatcher *d, const struct answer *x)
     } else if (x->waiting && strcmp(x->instance, cw_app_instance(d->app)) == 0) {
         command_answered(d, x->command_id, x->body, x->len);
     } else if (x->waiting) { /* its fast way may have been lost with a gateway */
-        snprintf(text, sizeof text, "response.%s.%s", x->instance, x->command_id);
-        cw_bus_publish(cw_app_bus(d->app), text, NULL, x->body, x->len);
+        pass_on(d, x);
     }
 }
 

@@ -29,12 +29,14 @@ static const struct cw_api_op ops[] = {
     { 0 },
 };
 
-/* response.<instance>.<command id>: the gateway's copy of an answer, ahead of the log. */
+/* response.<instance>.<command id>: a copy of the answer's UPLINK record, ahead of the log. */
 static void on_response(const struct cw_bus_msg *msg, void *arg)
 {
     const char *id = msg->subject ? strrchr(msg->subject, '.') : NULL;
-    if (id)
-        command_answered(arg, id + 1, msg->data, msg->len);
+    Causeway__Uplink *up = id ? causeway__uplink__unpack(NULL, msg->len, msg->data) : NULL;
+    if (up)
+        command_answered(arg, id + 1, up->body.data, up->body.len);
+    causeway__uplink__free_unpacked(up, NULL);
 }
 
 static void on_wake(const struct cw_bus_msg *msg, void *arg)
