@@ -51,6 +51,7 @@
     X(CERT_BAD, "014390", 400, "Invalid input.", "Send one PEM certificate of a CA.")              \
     X(NO_CERT, "014391", 404, "The certificate does not exist.", "List the certificates.")         \
     X(CERT_IN_USE, "014392", 403, "Operation not allowed.", "Change the actions that use it.")     \
+    X(CERT_QUOTA, "014393", 403, "Operation not allowed.", "Delete certificates.")                 \
     X(RATE, "021101", 403, "Too many requests.", "Wait as Retry-After says.")
 
 #define CW_ERROR_ENUM(name, number, status, what, todo) CW_E_##name,

@@ -1,0 +1,99 @@
+/* rule-engine: decides which application wants to know of an event, and builds the notification. */
+#include <stddef.h>
+#include <stdlib.h>
+
+#include "services/rule-engine/engine.h"
+
+#define AT(f) offsetof(struct engine, f)
+static const struct cw_option options[] = {
+    { "KEY_SEAL", CW_OPT_HEX32, NULL, 0, 0, AT(seal_key), "seals tokens; push-notifier's, too" },
+    { "RULES_MAX", CW_OPT_INT, "1000", 1, 100000, AT(rules_max), "rules" },
+    { "ACTIONS_MAX", CW_OPT_INT, "10", 1, 100, AT(actions_max), "actions of a rule" },
+    { "CERTIFICATES_MAX", CW_OPT_INT, "100", 1, 10000, AT(certificates_max),
+      "certificates of push targets" },
+    { "PUSH_DENY", CW_OPT_STRING, "", 0, 4096, AT(push_deny),
+      "networks that are no targets, beside link-local: 10.0.0.0/8, fd00::/8" },
+    { 0 },
+};
+
+static const struct cw_api_op ops[] = {
+    { "CreateRoutingRule", create_rule },
+    { "ListRoutingRules", list_rules },
+    { "ShowRoutingRule", show_rule },
+    { "UpdateRoutingRule", update_rule },
+    { "DeleteRoutingRule", delete_rule },
+    { "CreateRuleAction", create_action },
+    { "ListRuleActions", list_actions },
+    { "ShowRuleAction", show_action },
+    { "UpdateRuleAction", update_action },
+    { "DeleteRuleAction", delete_action },
+    { "CreateRoutingCertificate", create_certificate },
+    { "ListRoutingCertificates", list_certificates },
+    { "ShowRoutingCertificate", show_certificate },
+    { "DeleteRoutingCertificate", delete_certificate },
+    { 0 },
+};
+
+/* No event is looked at before the rules are known. */
+static void on_rules(struct engine *e)
+{
+    cw_api_serve(e->app, "rule", ops, e);
+    if (!cw_app_draining(e->app))
+        events_start(e);
+    ledger_start(e);
+    e->loaded = true;
+    cw_app_release(e->app, "rules");
+}
+
+static int start(struct cw_app *app, void *self)
+{
+    struct engine *e = self;
+    char err[200], *deny = cw_sprintf("169.254.0.0/16 fe80::/10 %s", e->push_deny);
+    int rc = cw_cidr_parse(&e->deny, deny, err, sizeof err);
+    free(deny);
+    if (rc < 0) {
+        cw_log(CW_ERROR, "could_not_start", "CAUSEWAY_PUSH_DENY: %s", err);
+        return rc;
+    }
+    e->app = app;
+    e->db = cw_app_db(app);
+    cw_app_hold(app, "rules");
+    e->table = rule_table_open(e, on_rules);
+    return 0;
+}
+
+static void drain(struct cw_app *app, void *self)
+{
+    struct engine *e = self;
+    if (e->reader)
+        cw_log_reader_drain(e->reader);
+    if (!e->loaded) { /* they may never come */
+        rule_table_close(&e->table);
+        cw_app_release(app, "rules");
+    }
+}
+
+static void stop(void *self)
+{
+    struct engine *e = self;
+    ledger_stop();
+    cw_log_reader_close(&e->reader);
+    rule_table_close(&e->table);
+    cw_cidr_free(&e->deny);
+}
+
+int main(int argc, char **argv)
+{
+    static struct engine self;
+    return cw_service_run(
+        &(struct cw_service){ .name = "rule-engine",
+                              .summary = "matches events against forwarding rules",
+                              .options = options,
+                              .self = &self,
+                              .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
+                              .schema_version = 6,
+                              .start = start,
+                              .drain = drain,
+                              .stop = stop },
+        argc, argv);
+}
