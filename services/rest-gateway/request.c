@@ -366,6 +366,7 @@ static void on_access_key(int rc, const struct known *key, void *arg)
     struct call *c = arg;
     struct signed_header headers[CW_HTTP_LINES_MAX];
     struct signed_request r = as_signed(c, headers);
+    char digest[65];
     if (rc < 0 && rc != -ENOENT) {
         fail_away(c, "identity", rc);
         return;
@@ -380,7 +381,11 @@ static void on_access_key(int rc, const struct known *key, void *arg)
                : temporary ? "security_token"
                            : "mismatch",
                cw_http_peer(c->req), cw_http_id(c->req));
-        fail(c, CW_E_UNAUTHORIZED, "The access key or the signature is wrong.");
+        signature_digest(digest, &c->signature, &r);
+        fail(c, CW_E_UNAUTHORIZED,
+             "The access key or the signature is wrong; the canonical request has the SHA-256 %s "
+             "here.",
+             digest);
         return;
     }
     known_get(c->g->known, KNOWN_USER, key->user_id, on_user, c);

@@ -327,3 +327,15 @@ int signature_verify(const struct signature *s, const struct signed_request *r, 
         return -EACCES;
     return (r->multipart || r->body_len == 0) && matches(s, r, sk, UNSIGNED) ? 0 : -EACCES;
 }
+
+void signature_digest(char *out, const struct signature *s, const struct signed_request *r)
+{
+    uint8_t digest[CW_DIGEST_LEN];
+    char body[CW_DIGEST_HEX_LEN];
+    struct cw_buf text = { 0 };
+    cw_sha256(digest, r->body, r->body_len);
+    signature_canonical(&text, s, r, false, cw_hex(body, digest, sizeof digest));
+    cw_sha256(digest, text.data, text.len);
+    cw_hex(out, digest, sizeof digest);
+    cw_buf_free(&text);
+}

@@ -46,6 +46,10 @@ int signature_precheck(const struct signature *s, const struct signed_request *r
 /* 0 or -EACCES. */
 int signature_verify(const struct signature *s, const struct signed_request *r, const char *sk);
 
+/* SHA-256 of the canonical request, for the text of a refusal: a client that compares it with its
+ * own knows whether request or key differs. Needs no secret. out needs 65 bytes. */
+void signature_digest(char *out, const struct signature *s, const struct signed_request *r);
+
 /* For tests: the canonical request with the digest given; raw_path: do not decode the path. */
 void signature_canonical(struct cw_buf *out, const struct signature *s,
                          const struct signed_request *r, bool raw_path, const char *digest);

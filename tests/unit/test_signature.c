@@ -183,6 +183,26 @@ static void the_canonical_request_is_the_documented_one(void **state)
     cw_buf_free(&text);
 }
 
+static void a_refusal_can_name_the_digest_of_what_arrived(void **state)
+{
+    static const char *const want[] = {
+        "f4e5f6e29d751f7672c28217de6d22c95eef44f85fc794ef56e7e539e6a27f9e",
+        "92d6deae1f1ec734c9534f09042d272b899dd4386ec545c5a671f84ee4b835e6"
+    };
+    const struct signed_request *const requests[] = { &get, &post };
+    const char *const names[] = { SIGNED_GET, SIGNED_POST };
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct signature s;
+        char hex[65], *header = authorization(SIGNATURE_SDK, names[i], EMPTY);
+        assert_int_equal(signature_parse(&s, header), 0);
+        signature_digest(hex, &s, requests[i]);
+        assert_string_equal(hex, want[i]);
+        signature_free(&s);
+        free(header);
+    }
+}
+
 /* Signs as a client would, with the path as given. */
 static void sign(char out[65], const struct signed_request *r, const char *names, bool raw,
                  const char *digest)
@@ -324,6 +344,7 @@ int main(void)
         cmocka_unit_test(what_the_official_sdks_sign_is_accepted),
         cmocka_unit_test(a_changed_request_is_refused),
         cmocka_unit_test(the_canonical_request_is_the_documented_one),
+        cmocka_unit_test(a_refusal_can_name_the_digest_of_what_arrived),
         cmocka_unit_test(an_escaped_path_may_be_signed_decoded_or_raw),
         cmocka_unit_test(a_body_stays_unsigned_only_where_that_is_signed_and_allowed),
         cmocka_unit_test(a_clock_may_be_off_by_fifteen_minutes),
