@@ -108,7 +108,7 @@ static void on_reply(int rc, const struct cw_bus_msg *msg, void *arg)
 
 static void send_batch(struct auth *a)
 {
-    static const struct timeval gap = { 0, BATCH_MS * 1000 };
+    static const struct timeval gap = { 0, BATCH_MS * 1000L };
     struct gateway *gw = a->gw;
     struct batch *b = a->next;
     Causeway__SessionOpen *opens[BATCH_MAX];

@@ -1,8 +1,7 @@
 #include "services/mqtt-gateway/conn.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
+#include <netdb.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -73,18 +72,19 @@ void conn_move(struct conn *c, enum conn_event ev)
 struct limit {
     int64_t at_ms;
     const char *cause; /* NULL: the pause for the rate is over */
+    bool silence;      /* a verdict on what was not heard */
 };
 
 static void sooner(struct limit *l, int64_t at_ms, const char *cause)
 {
     if (at_ms < l->at_ms)
-        *l = (struct limit){ at_ms, cause };
+        *l = (struct limit){ .at_ms = at_ms, .cause = cause };
 }
 
 static struct limit next_limit(const struct conn *c, int64_t now_ms)
 {
     const struct gateway_settings *set = &c->gw->set;
-    struct limit l = { INT64_MAX, NULL };
+    struct limit l = { .at_ms = INT64_MAX };
     if (c->state == CONN_SECURING || c->state == CONN_GREETING)
         sooner(&l, c->since_ms + set->connect_ms, "no_connect");
     if (c->state == CONN_LEAVING)
@@ -95,6 +95,7 @@ static struct limit next_limit(const struct conn *c, int64_t now_ms)
         sooner(&l, c->heard_ms + c->keep_alive_ms, "keep_alive");
         if (c->packet_ms)
             sooner(&l, c->packet_ms + set->packet_ms, "slow_packet");
+        l.silence = true;
     }
     if (c->stalled_ms)
         sooner(&l, c->stalled_ms + set->write_ms, "slow_peer");
@@ -127,7 +128,11 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
     struct limit l = next_limit(c, cw_mono_ms());
     if (l.at_ms > cw_mono_ms())
         conn_arm(c);
-    else if (l.cause)
+    else if (l.silence && session_blocked(c->session)) {
+        c->heard_ms = cw_mono_ms(); /* it may have spoken: nobody listens at present */
+        c->packet_ms = c->packet_ms ? c->heard_ms : 0;
+        conn_arm(c);
+    } else if (l.cause)
         conn_end(c, l.cause);
     else
         conn_resume(c, PAUSE_RATE);
@@ -219,17 +224,15 @@ void conn_end(struct conn *c, const char *cause)
 
 char *conn_peer(const struct conn *c, char out[PEER_LEN])
 {
-    struct sockaddr_storage at = { 0 };
+    struct sockaddr_storage at;
     socklen_t len = sizeof at;
-    char host[48] = "";
-    getpeername(c->fd, (struct sockaddr *)&at, &len);
-    bool six = at.ss_family == AF_INET6;
-    const struct sockaddr_in *v4 = (const void *)&at;
-    const struct sockaddr_in6 *v6 = (const void *)&at;
-    evutil_inet_ntop(at.ss_family, six ? (const void *)&v6->sin6_addr : &v4->sin_addr, host,
-                     sizeof host);
-    snprintf(out, PEER_LEN, six ? "[%s]:%u" : "%s:%u", host,
-             ntohs(six ? v6->sin6_port : v4->sin_port));
+    char host[48], port[8];
+    if (getpeername(c->fd, (struct sockaddr *)&at, &len) < 0 ||
+        getnameinfo((struct sockaddr *)&at, len, host, sizeof host, port, sizeof port,
+                    NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+        snprintf(out, PEER_LEN, "gone");
+    else
+        snprintf(out, PEER_LEN, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
     return out;
 }
 

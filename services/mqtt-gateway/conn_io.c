@@ -4,6 +4,7 @@
 
 #include "services/mqtt-gateway/conn.h"
 #include "services/mqtt-gateway/rate.h"
+#include "services/mqtt-gateway/session.h"
 
 #define OUT_PAUSE_BYTES (64U << 10) /* a peer that does not read its answers is not read either */
 #define OUT_KEEP_BYTES  256         /* memory that an idle connection may keep */
@@ -125,7 +126,9 @@ void conn_on_readable(evutil_socket_t fd, short what, void *arg)
     else if (c->state == CONN_CLOSING) {
         if (socket_read(c, c->gw->scratch, SCRATCH_BYTES) < 0)
             conn_end(c, "closed");
-    } else if (!c->pauses)
+    } else if (!c->pauses && c->session && session_blocked(c->session))
+        session_hold(c->session);
+    else if (!c->pauses)
         read_some(c);
 }
 

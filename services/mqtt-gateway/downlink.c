@@ -231,27 +231,39 @@ static void on_close(struct gateway *gw, const Causeway__Downlink *msg, const ch
     session_leave(s, *msg->cause ? msg->cause : "kicked");
 }
 
+static bool is_whole(const Causeway__Downlink *msg)
+{
+    if (msg->kind == CAUSEWAY__DOWNLINK_KIND__DOWNLINK_CLOSE)
+        return true;
+    return msg->kind == CAUSEWAY__DOWNLINK_KIND__DOWNLINK_PUBLISH && *msg->topic &&
+           strlen(msg->topic) <= UINT16_MAX && msg->payload.len <= PACKET_PAYLOAD_MAX_BYTES;
+}
+
+static void handle(struct gateway *gw, const Causeway__Downlink *msg, const char *reply)
+{
+    if (!is_whole(msg))
+        reply_plain(gw, reply, OUTCOME(UNKNOWN));
+    else if (msg->kind == CAUSEWAY__DOWNLINK_KIND__DOWNLINK_CLOSE)
+        on_close(gw, msg, reply);
+    else if (msg->deadline_ms && msg->deadline_ms <= cw_now_ms())
+        reply_plain(gw, reply, OUTCOME(EXPIRED));
+    else
+        on_publish(gw, msg, reply);
+}
+
 static void on_downlink(const struct cw_bus_msg *bus_msg, void *arg)
 {
     struct gateway *gw = arg;
     gateway_awake(gw);
-    Causeway__Downlink *msg = bus_msg->no_responders
-                                  ? NULL
-                                  : causeway__downlink__unpack(NULL, bus_msg->len, bus_msg->data);
-    if (!msg || (msg->kind == CAUSEWAY__DOWNLINK_KIND__DOWNLINK_PUBLISH &&
-                 (!*msg->topic || strlen(msg->topic) > UINT16_MAX ||
-                  msg->payload.len > PACKET_PAYLOAD_MAX_BYTES)))
+    if (bus_msg->no_responders)
+        return;
+    Causeway__Downlink *msg = causeway__downlink__unpack(NULL, bus_msg->len, bus_msg->data);
+    if (!msg) {
         reply_plain(gw, bus_msg->reply, OUTCOME(UNKNOWN));
-    else if (msg->kind == CAUSEWAY__DOWNLINK_KIND__DOWNLINK_CLOSE)
-        on_close(gw, msg, bus_msg->reply);
-    else if (msg->deadline_ms && msg->deadline_ms <= cw_now_ms())
-        reply_plain(gw, bus_msg->reply, OUTCOME(EXPIRED));
-    else if (msg->kind == CAUSEWAY__DOWNLINK_KIND__DOWNLINK_PUBLISH)
-        on_publish(gw, msg, bus_msg->reply);
-    else
-        reply_plain(gw, bus_msg->reply, OUTCOME(UNKNOWN));
-    if (msg)
-        causeway__downlink__free_unpacked(msg, NULL);
+        return;
+    }
+    handle(gw, msg, bus_msg->reply);
+    causeway__downlink__free_unpacked(msg, NULL);
 }
 
 void downlink_acked(struct session *s, uint16_t packet_id)

@@ -54,7 +54,7 @@ struct gateway {
     struct event *drain_check; /* while draining */
     struct conn_list conns, dirty, dead;
     struct session *by_key, *by_no; /* uthash: those that live; all that are not yet forgotten */
-    struct session_list *in_partition;
+    struct session_list *held;      /* by partition: not read, since it is blocked */
     unsigned n_conns, n_sessions;
     int64_t awake_ms; /* when the loop was last seen to run */
     bool draining, stopping;

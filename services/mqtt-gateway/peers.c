@@ -45,7 +45,7 @@ static void forget_old(struct peers *p)
     HASH_ITER(hh, p->known, e, next)
     {
         if (cw_mono_ms() - e->heard_ms > FORGET_MS) {
-            HASH_DEL(p->known, e);
+            HASH_DEL(p->known, e); /* NOLINT: the analyzer loses `next` */
             free(e);
         }
     }
@@ -145,7 +145,7 @@ void peers_close(struct gateway *gw)
     struct peer *e, *next;
     HASH_ITER(hh, p->known, e, next)
     {
-        HASH_DEL(p->known, e);
+        HASH_DEL(p->known, e); /* NOLINT: the analyzer loses `next` */
         free(e);
     }
     free(p);

@@ -85,7 +85,9 @@ static void retire(struct session *s)
 {
     s->ended = true;
     HASH_DELETE(by_key, s->gw->by_key, s);
-    LIST_REMOVE(s, in_partition);
+    if (s->is_held)
+        LIST_REMOVE(s, held);
+    s->is_held = false;
     cw_metric_add(s->gw->m.sessions, -1);
     takeover_forget(s);
     downlinks_drop(s);
@@ -170,7 +172,6 @@ static struct session *session_new(struct gateway *gw, const Causeway__SessionOp
     s->partition = cw_partition(s->device_id, strlen(s->device_id), cw_app_partitions(gw->app));
     HASH_ADD(by_no, gw->by_no, session_no, sizeof s->session_no, s);
     HASH_ADD(by_key, gw->by_key, device_key, sizeof s->device_key, s);
-    LIST_INSERT_HEAD(&gw->in_partition[s->partition], s, in_partition);
     gw->n_sessions++;
     cw_metric_add(gw->m.sessions, 1);
     return s;
@@ -209,8 +210,6 @@ void session_open(struct gateway *gw, const Causeway__SessionOpened *opened,
             conn_pause(c, PAUSE_TAKEOVER);
         takeover_begin(s, opened->old_gateway, opened->old_session_no);
     }
-    if (c && cw_log_append_blocked(gw->uplink, s->partition))
-        conn_pause(c, PAUSE_BLOCKED);
     if (c)
         conn_accept(c, s);
     if (!s->takeover)
@@ -230,22 +229,32 @@ void session_flow(struct session *s)
 
 /* ---- all of them */
 
+bool session_blocked(const struct session *s)
+{
+    return cw_log_append_blocked(s->gw->uplink, s->partition);
+}
+
+void session_hold(struct session *s)
+{
+    s->is_held = true;
+    LIST_INSERT_HEAD(&s->gw->held[s->partition], s, held);
+    conn_pause(s->conn, PAUSE_BLOCKED);
+}
+
 static void on_blocked(uint32_t partition, bool blocked, void *arg)
 {
     struct gateway *gw = arg;
-    struct session *s, *next;
-    for (s = LIST_FIRST(&gw->in_partition[partition]); s; s = next) {
-        next = LIST_NEXT(s, in_partition);
-        if (s->conn && blocked)
-            conn_pause(s->conn, PAUSE_BLOCKED);
-        else if (s->conn)
+    for (struct session *s; !blocked && (s = LIST_FIRST(&gw->held[partition]));) {
+        LIST_REMOVE(s, held);
+        s->is_held = false;
+        if (s->conn)
             conn_resume(s->conn, PAUSE_BLOCKED);
     }
 }
 
 void sessions_open(struct gateway *gw)
 {
-    gw->in_partition = cw_calloc(cw_app_partitions(gw->app), sizeof *gw->in_partition);
+    gw->held = cw_calloc(cw_app_partitions(gw->app), sizeof *gw->held);
     cw_log_append_watch(gw->uplink, on_blocked, gw);
 }
 
@@ -265,6 +274,6 @@ void sessions_close(struct gateway *gw)
             retire(s);
         forget(s);
     }
-    free(gw->in_partition);
-    gw->in_partition = NULL;
+    free(gw->held);
+    gw->held = NULL;
 }

@@ -26,7 +26,7 @@ struct pending {
 
 struct session {
     UT_hash_handle by_key, by_no;
-    LIST_ENTRY(session) in_partition;
+    LIST_ENTRY(session) held;
     struct gateway *gw;
     struct conn *conn; /* NULL once it is gone */
     struct takeover *takeover;
@@ -39,6 +39,7 @@ struct session {
     char **closers; /* reply subjects: who wants to know that it is over */
     uint32_t partition;
     uint16_t n_subscriptions, n_downlinks, n_answers, n_closers, next_packet_id;
+    bool is_held;
     bool ended, stated; /* DISCONNECT is, CONNECT is on its way to the log */
 };
 
@@ -48,6 +49,11 @@ void session_open(struct gateway *gw, const Causeway__SessionOpened *opened,
                   const Causeway__SessionOpen *open, struct conn *conn);
 /* The old holder is out of the way: frames may go to the log. */
 void session_flow(struct session *s);
+/* True while its partition takes nothing: then what it says must wait. */
+bool session_blocked(const struct session *s);
+/* It has something to say: it is read again when the partition takes more. Only who speaks is
+ * touched, so that a full partition costs nothing for the many that are silent. */
+void session_hold(struct session *s);
 /* The connection went; its DISCONNECT record follows. */
 void session_lost(struct session *s, const char *cause);
 /* The platform ends it: what the device was told nothing about yet is acknowledged first. */

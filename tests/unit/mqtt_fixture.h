@@ -196,6 +196,11 @@ static inline long gate_metric(const struct gate *g, const char *name)
     return at ? atol(at + strlen(line)) : -1;
 }
 
+static inline bool gate_ready(const struct gate *g)
+{
+    return strstr(gate_get(g, "/healthz"), " 200 ") != NULL;
+}
+
 /* settings: NAME=value, ended by NULL. */
 static inline void gate_run(struct gate *g, const char *const *settings)
 {
@@ -216,8 +221,7 @@ static inline void gate_run(struct gate *g, const char *const *settings)
         execl(program, program, NULL);
         _exit(127);
     }
-    UNTIL(strncmp(gate_get(g, "/healthz"), "HTTP/1.0 200", 12) == 0 ||
-          strncmp(gate_get(g, "/healthz"), "HTTP/1.1 200", 12) == 0);
+    UNTIL(gate_ready(g));
 }
 
 static inline void gate_start(struct gate *g, int n, const char *const *settings)

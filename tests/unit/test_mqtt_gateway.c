@@ -200,7 +200,7 @@ static void nothing_is_acknowledged_before_it_is_stored(void **state)
     nats_run(&nats);
     EXPECT(&d, 0x40, 2, 0, 2);
     dev_ping(&d); /* the connection has outlived the server */
-    UNTIL(cw_bus_connected(bus));
+    UNTIL(cw_bus_connected(bus) && gate_ready(&two));
     assert_null(record("stored", KIND(DISCONNECT), 0));
     assert_ledger(&one);
     dev_close(&d);
@@ -595,6 +595,27 @@ static void a_gateway_that_slept_too_long_ends_without_a_word(void **state)
     gate_run(&two, slow_lane);
 }
 
+/* Nobody can tell it from a dead one: what it held has been given away. */
+static void a_gateway_cut_off_for_too_long_lets_its_devices_go(void **state)
+{
+    (void)state;
+    struct dev a, b;
+    dev_join(&a, &two, "cut");
+    UNTIL(record("cut", KIND(CONNECT), 0));
+    server_kill(&nats);
+    int64_t until_ms = cw_mono_ms() + 3300;
+    UNTIL(cw_mono_ms() > until_ms); /* the time itself is what is tested */
+    assert_false(dev_at_end(&a));
+    nats_run(&nats);
+    UNTIL(dev_at_end(&a));
+    UNTIL(cw_bus_connected(bus) && gate_ready(&one));
+    dev_join(&b, &two, "cut");
+    dev_report(&b, "x", 1);
+    EXPECT(&b, 0x40, 2, 0, 1);
+    dev_close(&a);
+    dev_close(&b);
+}
+
 /* ---- downlinks */
 
 static Causeway__Downlink command(char *topic, uint32_t qos)
@@ -877,6 +898,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_connection_to_another_instance_takes_over),
         cmocka_unit_test(a_killed_gateway_does_not_hold_its_devices),
         cmocka_unit_test(a_gateway_that_slept_too_long_ends_without_a_word),
+        cmocka_unit_test(a_gateway_cut_off_for_too_long_lets_its_devices_go),
         cmocka_unit_test(a_downlink_is_told_when_the_device_acknowledged_it),
         cmocka_unit_test(an_unacknowledged_downlink_is_sent_again_then_given_up),
         cmocka_unit_test(a_downlink_that_cannot_go_says_why),
