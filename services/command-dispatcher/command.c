@@ -424,8 +424,7 @@ void commands_close(struct commands **at)
         HASH_DEL((*at)->waiting, cmd);
         cw_api_fail(cmd->call, CW_E_UNAVAILABLE, "Stage: the platform was stopped meanwhile.");
         cmd->call = NULL;
-        cmd->asked = false;
-        free_if_over(cmd);
+        free_if_over(cmd); /* NOLINT(clang-analyzer-unix.Malloc); or when bus and database close */
     }
     free(*at);
     *at = NULL;

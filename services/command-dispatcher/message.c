@@ -9,7 +9,7 @@
 #include "libcommon/json.h"
 #include "services/command-dispatcher/dispatcher.h"
 
-#define PAYLOAD_MAX (256 * 1024)
+#define PAYLOAD_MAX (256U << 10)
 
 struct creating {
     struct dispatcher *d;

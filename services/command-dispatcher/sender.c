@@ -15,8 +15,8 @@
 
 /* A message on its way; here until its final status is committed. */
 struct sending {
-    UT_hash_handle hh; /* by name: "<device_key>/<message_id>" */
-    struct sender *all;
+    UT_hash_handle hh;  /* by name: "<device_key>/<message_id>" */
+    struct sender *all; /* NULL: it has been closed, only an answer is still due */
     char name[136];
     char *message_id, *title, *topic, *device_id, *root_id, *node_id, *app_id, *product_id;
     int64_t device_key, product_key, created_ms, written_ms;
@@ -65,7 +65,8 @@ static void sending_free(struct sending *m)
 {
     char *texts[] = { m->message_id, m->title,  m->topic,      m->device_id, m->root_id,
                       m->node_id,    m->app_id, m->product_id, m->text };
-    HASH_DEL(m->all->going, m);
+    if (m->all)
+        HASH_DEL(m->all->going, m);
     for (size_t i = 0; i < CW_ARRAY_LEN(texts); i++)
         free(texts[i]);
     free(m);
@@ -124,6 +125,10 @@ static void on_stored(PGresult *res, void *arg)
     struct sending *m = arg;
     struct sender *s = m->all;
     m->storing = false;
+    if (!s) {
+        sending_free(m);
+        return;
+    }
     if (cw_db_outcome(res) == CW_DB_RETRY)
         return; /* the next sweep stores it */
     if (cw_db_outcome(res) != CW_DB_OK)
@@ -203,6 +208,10 @@ static void on_downlink(int rc, const Causeway__DownlinkReply *reply, void *arg)
 {
     struct sending *m = arg;
     m->asked = false;
+    if (!m->all) {
+        sending_free(m);
+        return;
+    }
     size_t o = rc == 0 ? (size_t)reply->outcome : 0;
     if (rc == 0) {
         m->attempts += reply->attempts;
@@ -334,7 +343,7 @@ void sender_wake(struct sender *s, uint32_t partition)
 
 struct sender *sender_open(struct dispatcher *d)
 {
-    static const struct timeval period = { SWEEP_MS / 1000, SWEEP_MS % 1000 * 1000 };
+    static const struct timeval period = { SWEEP_MS / 1000, SWEEP_MS % 1000 * 1000L };
     char labels[32];
     struct sender *s = cw_calloc(1, sizeof *s);
     s->d = d;
