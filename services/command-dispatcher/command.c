@@ -421,10 +421,10 @@ void commands_close(struct commands **at)
         return;
     HASH_ITER(hh, (*at)->waiting, cmd, next)
     {
-        HASH_DEL((*at)->waiting, cmd);
+        HASH_DEL((*at)->waiting, cmd); /* NOLINT(clang-analyzer-unix.Malloc) */
         cw_api_fail(cmd->call, CW_E_UNAVAILABLE, "Stage: the platform was stopped meanwhile.");
         cmd->call = NULL;
-        free_if_over(cmd); /* NOLINT(clang-analyzer-unix.Malloc); or when bus and database close */
+        free_if_over(cmd); /* or when bus and database close */
     }
     free(*at);
     *at = NULL;
