@@ -216,6 +216,16 @@ static void prepare_failed(struct cw_db *db, struct cw_db_query *item, PGresult 
         cb(res, exec->arg);
 }
 
+/* A NULL result ends a statement; a sync has none. */
+static void end_item(struct cw_db *db)
+{
+    struct cw_db_query *item = STAILQ_FIRST(&db->sent);
+    if (item && item->kind != SYNC) {
+        db->waiting -= item->kind == EXEC;
+        free(pop(db));
+    }
+}
+
 static void take_result(struct cw_db *db, PGresult *res)
 {
     struct cw_db_query *item = STAILQ_FIRST(&db->sent);
@@ -224,7 +234,13 @@ static void take_result(struct cw_db *db, PGresult *res)
         return;
     }
     if (PQresultStatus(res) == PGRES_PIPELINE_SYNC) {
-        free(pop(db));
+        /* a statement sent from the callback of an error makes libpq skip that one's NULL */
+        while (item && item->kind != SYNC) {
+            end_item(db);
+            item = STAILQ_FIRST(&db->sent);
+        }
+        if (item)
+            free(pop(db));
         return;
     }
     if (item->kind == PREPARE) {
@@ -236,16 +252,6 @@ static void take_result(struct cw_db *db, PGresult *res)
     item->cb = NULL;
     if (cb)
         cb(res, item->arg);
-}
-
-/* A NULL result ends a statement; a sync has none. */
-static void end_item(struct cw_db *db)
-{
-    struct cw_db_query *item = STAILQ_FIRST(&db->sent);
-    if (item && item->kind != SYNC) {
-        db->waiting -= item->kind == EXEC;
-        free(pop(db));
-    }
 }
 
 static void read_results(struct cw_db *db)

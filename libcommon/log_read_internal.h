@@ -104,7 +104,7 @@ struct cw_log_txn {
     enum txn_kind kind;
     bool trial;    /* rolled back in any case */
     bool prepared; /* prepare() has run: done() is owed */
-    bool begun, ending;
+    bool begun, appended, ending;
     bool sending; /* effects are being sent: the end is looked at after them */
     int64_t begun_ms;
     unsigned n_fenced; /* positions that the fence must find */

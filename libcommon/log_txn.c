@@ -134,8 +134,11 @@ void txn_send(struct cw_log_txn *t, struct rpart *p, struct log_out *out)
     out_send(out, p->msgs, p->n_msgs, on_sent, p);
 }
 
+/* Only when the database has taken all of it: output of a record that it refuses would stay. */
 static void send_output(struct cw_log_txn *t)
 {
+    t->appended = true;
+    cw_crash_point("before_append");
     emit_build(t);
     for (uint32_t i = 0; i < t->r->n_parts; i++)
         if (t->r->parts[i].in_txn)
@@ -222,7 +225,8 @@ void txn_end(struct cw_log_txn *t, bool committed)
     t->n = t->n_items = t->messages = 0;
     cw_buf_reset(&t->item_bytes);
     t->data = NULL;
-    t->active = t->dead = t->trial = t->prepared = t->begun = t->ending = t->given_up = false;
+    t->active = t->dead = t->trial = t->prepared = t->begun = t->appended = t->ending =
+        t->given_up = false;
     t->suspect = NULL;
     t->outcome = TXN_OK;
     reader_turn(r);
@@ -250,6 +254,11 @@ static void look_at_end(struct cw_log_txn *t)
 {
     if (!t->active || !t->begun || t->waiting || t->sending || t->ending)
         return;
+    if (t->kind == TXN_RECORDS && t->outcome == TXN_OK && !t->trial && !t->dead && !t->appended) {
+        send_output(t);
+        if (t->waiting)
+            return;
+    }
     t->ending = true;
     bool commit = t->outcome == TXN_OK && !t->trial && !t->dead;
     if (commit)
@@ -290,8 +299,6 @@ static void on_fence(PGresult *res, void *arg)
         outbox_effects(t);
     else {
         if (!t->trial) {
-            cw_crash_point("before_append");
-            send_output(t);
             batches_effects(t);
             poison_quarantine(t);
         }

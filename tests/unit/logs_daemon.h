@@ -196,6 +196,8 @@ static inline pid_t sorter_run(const char *program, int instance, int partitions
     setenv("CAUSEWAY_DB", text, 1);
     snprintf(text, sizeof text, "%s/sorter.%d.sock", nats.dir, instance);
     setenv("CAUSEWAY_ADMIN_SOCKET", text, 1);
+    if (getenv("TEST_SHOW_LOG"))
+        setenv("CAUSEWAY_LOG_LEVEL", "debug", 1);
     setenv("CAUSEWAY_LOG_BYTES", "64M", 1);
     setenv("TEST_DAEMON", "1", 1);
     if (crash_at)

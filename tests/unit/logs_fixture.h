@@ -17,7 +17,7 @@ static inline void app_up(uint32_t partitions)
 {
     char url[64];
     struct event_config *cfg = event_config_new();
-    cw_log_setup("test", CW_ERROR);
+    cw_log_setup("test", CW_WARN);
     evthread_use_pthreads();
     event_config_set_flag(cfg, EVENT_BASE_FLAG_PRECISE_TIMER);
     app = (struct cw_app){ .base = event_base_new_with_config(cfg), .boot = 7 };
