@@ -11,7 +11,7 @@ from pathlib import Path
 from .layout import LOG, RUN, SCAN, VAR, Wrong
 
 MARK = f"CAUSEWAY_SUPERVISED={VAR}"  # in the environment of everything that belongs to this platform
-STOP_S = 20
+STOP_S = 15  # daemons drain for 10 s at most
 
 
 def belongs(pid):
@@ -142,21 +142,22 @@ def rescan():
         raise Wrong(f"s6 does not take up its folders; see {LOG}/supervisor")
 
 
-def wait_all(commands):
-    """Runs them side by side and waits for each."""
-    for process in [subprocess.Popen(c, stderr=subprocess.DEVNULL) for c in commands]:
-        process.wait()
+def control(who, wait, order):
+    """Gives the order to all side by side and waits; what does not obey in time is killed, and the order stands."""
+    command = ["s6-svc", wait, "-T", str(STOP_S * 1000), order]
+    waiting = [(name, subprocess.Popen([*command, SCAN / name], stderr=subprocess.DEVNULL)) for name in who]
+    for name in [name for name, process in waiting if process.wait()]:
+        subprocess.run(["s6-svc", wait, "-T", "5000", "-k", SCAN / name])
 
 
 def restart(who):
-    limit = str(STOP_S * 1000)
-    wait_all(["s6-svc", "-wr", "-T", limit, "-r", SCAN / name] for name in who)
-    wait_all(["s6-svdt-clear", SCAN / name] for name in who)
+    control(who, "-wr", "-r")
+    for name in who:
+        subprocess.run(["s6-svdt-clear", SCAN / name])
 
 
 def stop(who):
-    limit = str(STOP_S * 1000)
-    wait_all(["s6-svc", "-wD", "-T", limit, "-d", SCAN / name] for name in who)
+    control(who, "-wD", "-d")
 
 
 def remove(who):
@@ -193,7 +194,8 @@ def end():
         stop([name for name in names() if name not in servers])
         stop(servers)
         subprocess.run(["s6-svscanctl", "-t", SCAN], check=False)
-        wait_until(lambda: not belongs(root), 5)
+        if not wait_until(lambda: not belongs(root), 5):
+            send([root], signal.SIGKILL)
     end_strays()
     shutil.rmtree(RUN, ignore_errors=True)
     return root is not None
