@@ -72,6 +72,8 @@ CREATE TABLE registry.device (
 );
 CREATE INDEX device_by_product ON registry.device (product_key, record_id);
 CREATE INDEX device_by_parent ON registry.device (parent_key) WHERE parent_key IS NOT NULL;
+CREATE INDEX device_by_timeout ON registry.device (partition)
+    WHERE timeout_s > 0 AND active_time IS NULL AND parent_key IS NULL;
 CREATE INDEX device_by_node ON registry.device (node_id);
 CREATE INDEX device_by_name ON registry.device (device_name) WHERE device_name IS NOT NULL;
 
@@ -138,7 +140,7 @@ FROM registry.device d JOIN registry.product p USING (product_key);
 CREATE VIEW registry.product_view AS
 SELECT product_key, product_id, app_id, name, service_capabilities, updated FROM registry.product;
 CREATE VIEW registry.session_view AS
-SELECT device_key, session_no, gateway, opened FROM registry.session;
+SELECT device_key, session_no, gateway, opened FROM registry.session WHERE lost IS NULL;
 
 GRANT USAGE ON SCHEMA registry TO data, command, rule;
 GRANT SELECT ON registry.device_view, registry.product_view, registry.session_view

@@ -3,6 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libcommon/log_append.h"
+#include "libcommon/log_read.h"
+#include "proto/subjects.h"
 #include "services/device-registry/registry.h"
 
 #define AT(f) offsetof(struct registry, f)
@@ -16,6 +19,8 @@ static const struct cw_option options[] = {
       "devices right below one gateway; 0: any number" },
     { "SECRETS_CACHED", CW_OPT_INT, "20000", 16, 10000000, AT(secrets_max),
       "opened secrets kept in memory" },
+    { "GATEWAY_LOST", CW_OPT_MS, "5s", 1000, 600000, AT(lost_ms),
+      "silence after which a gateway is taken for gone" },
     { "CLOSE_TIMEOUT", CW_OPT_MS, "5s", 100, 8000, AT(close_ms),
       "wait for a gateway that is to cut a session" },
     { 0 },
@@ -56,25 +61,49 @@ static void on_bus(bool connected, void *arg)
         secrets_drop_all(((struct registry *)arg)->secrets);
 }
 
+/* A row that is held by a process that was stopped must not hold up what comes behind it. */
+static void on_db(bool connected, void *arg)
+{
+    if (connected)
+        cw_db_query(arg, "SET lock_timeout = '1s'", NULL, NULL);
+}
+
 static int start(struct cw_app *app, void *self)
 {
     struct registry *r = self;
     r->app = app;
     r->db = cw_app_db(app);
     r->logins = cw_db_open(cw_app_base(app), cw_app_db_conninfo(app), cw_app_name(app));
+    cw_db_watch(r->db, on_db, r->db);
+    cw_db_watch(r->logins, on_db, r->logins);
     r->secrets = secrets_open((size_t)r->secrets_max);
     cw_bus_subscribe(cw_app_bus(app), "invalidate.device", NULL, on_invalidate, r);
     cw_bus_watch(cw_app_bus(app), on_bus, r);
     cw_api_serve(app, "registry", operations, r);
     cw_api_serve_raw("registry", "open_sessions", sessions_open, r);
+    r->uplink = cw_log_append_open(app, CW_LOG_UPLINK);
+    events_start(r);
+    gateways_start(r);
+    expiry_start(r);
     cw_app_hold(app, "default space");
     apps_start(r);
     return 0;
 }
 
+static void drain(struct cw_app *app, void *self)
+{
+    struct registry *r = self;
+    (void)app;
+    cw_log_reader_drain(r->events);
+}
+
 static void stop(void *self)
 {
     struct registry *r = self;
+    gateways_stop(r);
+    expiry_stop(r);
+    cw_log_append_close(&r->uplink);
+    cw_log_reader_close(&r->events);
     cw_db_close(&r->logins);
     secrets_close(&r->secrets);
     explicit_bzero(r->seal_key, sizeof r->seal_key);
@@ -91,6 +120,7 @@ int main(int argc, char **argv)
                               .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
                               .schema_version = 3,
                               .start = start,
+                              .drain = drain,
                               .stop = stop },
         argc, argv);
 }

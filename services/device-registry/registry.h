@@ -9,6 +9,7 @@
 #include "libcommon/service.h"
 
 struct secrets;
+struct gateways;
 
 struct registry {
     struct cw_app *app;
@@ -16,10 +17,12 @@ struct registry {
     struct cw_db *logins; /* sessions: never behind a long list */
     struct secrets *secrets;
     struct gateways *gateways;
+    struct event *expiry;
     struct cw_log_append *uplink;
     struct cw_log_reader *events;
     uint8_t seal_key[32];
     int64_t apps_max, products_max, devices_max, children_max, secrets_max;
+    int64_t lost_ms;  /* silence after which a gateway is taken for gone */
     int64_t close_ms; /* longest wait for a gateway that is to cut a session */
 };
 
@@ -137,3 +140,16 @@ void login_check(struct login_refusal *out, const Causeway__SessionOpen *open,
 /* ---- sessions.c */
 
 void sessions_open(const struct cw_bus_msg *msg, void *self); /* api.registry.open_sessions */
+
+/* ---- gateways.c, events.c */
+
+void gateways_start(struct registry *r);
+void gateways_stop(struct registry *r);
+void events_start(struct registry *r);
+/* int[] of the partitions of EVENT that this instance owns; the caller frees it. */
+void owned_partitions(const struct registry *r, struct cw_db_array *out);
+
+/* ---- expiry.c */
+
+void expiry_start(struct registry *r);
+void expiry_stop(struct registry *r);

@@ -1,6 +1,7 @@
 /* device-registry: the daemon itself against real servers, asked over the bus as rest-gateway and
  * the gateways ask it. */
 #include <errno.h>
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -59,16 +60,6 @@ static const char *admin_get(const char *path)
     }
     close(fd);
     return answer;
-}
-
-static void await_ready(void)
-{
-    int64_t until_ms = cw_mono_ms() + UNTIL_LIMIT_MS;
-    while (!strstr(admin_get("/healthz"), "200 ")) {
-        if (cw_mono_ms() > until_ms)
-            fail_msg("not ready: %s", admin_get("/healthz"));
-        usleep(10000);
-    }
 }
 
 /* ---- PostgreSQL, for looking behind the daemon's back */
@@ -162,6 +153,38 @@ static json_t *call(int want, const char *operation, const char *body, const cha
     }
     return a.body;
 }
+/* Whatever kept the loop from turning for seconds may have cost this test's connection: it is back,
+ * and heard by the server, when a call is answered. */
+static void await_bus(void)
+{
+    int64_t until_ms = cw_mono_ms() + UNTIL_LIMIT_MS;
+    for (struct answer a = { .rc = -1 }; a.rc != 0;) {
+        assert_true(cw_mono_ms() < until_ms);
+        struct timeval tick = { 0, 10000 };
+        event_base_loopexit(base, &tick);
+        event_base_dispatch(base);
+        if (!cw_bus_connected(bus))
+            continue;
+        a = (struct answer){ 0 };
+        ask(&a, "ShowApplications", NULL, NULL);
+        run_until(base, &a.n, 1);
+        json_decref(a.body);
+    }
+}
+
+static void await_ready(void)
+{
+    int64_t until_ms = cw_mono_ms() + UNTIL_LIMIT_MS;
+    while (!strstr(admin_get("/healthz"), "200 ")) {
+        if (cw_mono_ms() > until_ms)
+            fail_msg("not ready: %s", admin_get("/healthz"));
+        struct timeval tick = { 0, 10000 };
+        event_base_loopexit(base, &tick);
+        event_base_dispatch(base);
+    }
+    await_bus();
+}
+
 #define NAMES(...) ((const char *const[]){ __VA_ARGS__, NULL })
 
 static void refused(int status, const char *code, const char *part, const char *operation,
@@ -186,17 +209,89 @@ static void done(int status, const char *operation, const char *body, const char
     json_decref(call(status, operation, body, names));
 }
 
-/* The newest outbox row as an event; freed by the caller. */
-static Causeway__Event *last_event(void)
+/* ---- what the daemon says on EVENT and UPLINK, heard as it is appended */
+
+#define HEARD_MAX 512
+static Causeway__Event *heard[HEARD_MAX];
+static Causeway__Uplink *ends[HEARD_MAX];
+static char heard_on[HEARD_MAX][64];
+static int n_heard, n_seen, n_ends;
+
+static void on_event(const struct cw_bus_msg *msg, void *arg)
 {
-    PGresult *res = PQexecParams(db, "SELECT event FROM registry.outbox ORDER BY id DESC LIMIT 1",
-                                 0, NULL, NULL, NULL, NULL, 1);
-    assert_int_equal(PQntuples(res), 1);
-    Causeway__Event *e = causeway__event__unpack(NULL, (size_t)PQgetlength(res, 0, 0),
-                                                 (uint8_t *)PQgetvalue(res, 0, 0));
-    PQclear(res);
-    assert_non_null(e);
+    (void)arg;
+    Causeway__EventBatch *b = causeway__event_batch__unpack(NULL, msg->len, msg->data);
+    for (size_t i = 0; b && i < b->n_events && n_heard < HEARD_MAX; i++) {
+        snprintf(heard_on[n_heard], sizeof heard_on[0], "%s", msg->subject);
+        heard[n_heard++] = b->events[i];
+        b->events[i] = NULL;
+    }
+    if (b) {
+        b->n_events = 0;
+        causeway__event_batch__free_unpacked(b, NULL);
+    }
+}
+
+static void on_uplink(const struct cw_bus_msg *msg, void *arg)
+{
+    (void)arg;
+    Causeway__UplinkBatch *b = causeway__uplink_batch__unpack(NULL, msg->len, msg->data);
+    for (size_t i = 0; b && i < b->n_records && n_ends < HEARD_MAX; i++) {
+        ends[n_ends++] = b->records[i];
+        b->records[i] = NULL;
+    }
+    if (b) {
+        b->n_records = 0;
+        causeway__uplink_batch__free_unpacked(b, NULL);
+    }
+}
+
+/* The next event after those already looked at; it must be of this kind. Freed at the end. */
+static Causeway__Event *next_event(Causeway__EventKind kind)
+{
+    run_until(base, &n_heard, n_seen + 1);
+    Causeway__Event *e = heard[n_seen++];
+    if (e->kind != kind)
+        fail_msg("event of kind %d about %s%s, not %d", e->kind, e->device_id, e->product_id, kind);
     return e;
+}
+/* Events of several partitions come in any order. */
+static void skip_events(int n)
+{
+    run_until(base, &n_heard, n_seen + n);
+    n_seen += n;
+}
+
+#define CREATED         CAUSEWAY__EVENT_KIND__EVENT_DEVICE_CREATED
+#define UPDATED         CAUSEWAY__EVENT_KIND__EVENT_DEVICE_UPDATED
+#define DELETED         CAUSEWAY__EVENT_KIND__EVENT_DEVICE_DELETED
+#define PRODUCT_CREATED CAUSEWAY__EVENT_KIND__EVENT_PRODUCT_CREATED
+#define PRODUCT_UPDATED CAUSEWAY__EVENT_KIND__EVENT_PRODUCT_UPDATED
+#define PRODUCT_DELETED CAUSEWAY__EVENT_KIND__EVENT_PRODUCT_DELETED
+
+/* The newest event of a kind about a device, waited for. */
+static Causeway__Event *newest_event(Causeway__EventKind kind, const char *device_id)
+{
+    for (int64_t until_ms = cw_mono_ms() + UNTIL_LIMIT_MS;;) {
+        for (int i = n_heard; i-- > 0;)
+            if (heard[i]->kind == kind && strcmp(heard[i]->device_id, device_id) == 0)
+                return heard[i];
+        assert_true(cw_mono_ms() < until_ms);
+        run_until(base, &n_heard, n_heard + 1);
+    }
+}
+
+/* Runs the loop until a question to PostgreSQL has this answer. */
+static void await_sql(const char *text, int64_t want)
+{
+    int64_t until_ms = cw_mono_ms() + UNTIL_LIMIT_MS;
+    while (sql_int(text) != want) {
+        if (cw_mono_ms() > until_ms)
+            fail_msg("%s: %" PRId64 ", not %" PRId64, text, sql_int(text), want);
+        struct timeval tick = { 0, 10000 };
+        event_base_loopexit(base, &tick);
+        event_base_dispatch(base);
+    }
 }
 
 /* ---- set-up */
@@ -226,12 +321,18 @@ static int start(void **state)
     setenv("CAUSEWAY_KEY_SEAL", "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
            1);
     setenv("CAUSEWAY_CLOSE_TIMEOUT", "500ms", 1);
+    setenv("CAUSEWAY_GATEWAY_LOST", "10m", 1);
+    setenv("CAUSEWAY_LOG_BYTES", "16M", 1);
     snprintf(conninfo, sizeof conninfo, "nats://127.0.0.1:%d", nats.port);
     setenv("CAUSEWAY_NATS_URL", conninfo, 1);
     bus = cw_bus_open(base, &(struct cw_bus_config){ .url = conninfo, .name = "test" });
+    if (!bus)
+        return -1;
+    cw_bus_subscribe(bus, "event.*.device-registry", NULL, on_event, NULL);
+    cw_bus_subscribe(bus, "uplink.*", NULL, on_uplink, NULL);
     run_daemon();
     await_ready();
-    return bus ? 0 : -1;
+    return 0;
 }
 
 static int stop(void **state)
@@ -241,6 +342,10 @@ static int stop(void **state)
     kill(daemon_pid, SIGKILL);
     waitpid(daemon_pid, NULL, 0);
     PQfinish(db);
+    for (int i = 0; i < n_heard; i++)
+        causeway__event__free_unpacked(heard[i], NULL);
+    for (int i = 0; i < n_ends; i++)
+        causeway__uplink__free_unpacked(ends[i], NULL);
     cw_bus_close(&bus);
     event_base_free(base);
     server_end(&nats);
@@ -322,12 +427,10 @@ static void a_product_lives_from_create_to_delete(void **state)
 {
     (void)state;
     create_product("p0", NULL);
-    Causeway__Event *e = last_event();
-    assert_int_equal(e->kind, CAUSEWAY__EVENT_KIND__EVENT_PRODUCT_CREATED);
+    Causeway__Event *e = next_event(PRODUCT_CREATED);
     assert_string_equal(e->request_id, "req-1");
     assert_string_equal(e->product_id, "p0");
     int64_t key = e->product_key;
-    causeway__event__free_unpacked(e, NULL);
     json_t *o = call(200, "ShowProduct", NULL, NAMES("path:product_id=p0"));
     json_t *s = json_array_get(json_object_get(o, "service_capabilities"), 0);
     assert_string_equal(text(s, "service_type"), "S");
@@ -345,21 +448,21 @@ static void a_product_lives_from_create_to_delete(void **state)
     assert_string_equal(text(o, "device_type"), "Pump");
     assert_int_equal(json_array_size(json_object_get(o, "service_capabilities")), 1);
     json_decref(o);
-    e = last_event();
-    assert_int_equal(e->kind, CAUSEWAY__EVENT_KIND__EVENT_PRODUCT_UPDATED);
+    e = next_event(PRODUCT_UPDATED);
     json_t *body = json_loadb((char *)e->body.data, e->body.len, 0, NULL);
     assert_string_equal(text(body, "name"), "new");
     json_decref(body);
-    causeway__event__free_unpacked(e, NULL);
     refused(400, "IOTDA.000006", "CoAP", "UpdateProduct", "{\"protocol_type\":\"CoAP\"}",
             NAMES("path:product_id=p0"));
     done(204, "DeleteProduct", NULL, NAMES("path:product_id=p0"));
     refused(404, "IOTDA.013900", "p0", "ShowProduct", NULL, NAMES("path:product_id=p0"));
+    next_event(PRODUCT_DELETED);
     create_product("p0", NULL);
-    e = last_event();
+    e = next_event(PRODUCT_CREATED);
     assert_true(e->product_key > key); /* never used again */
-    causeway__event__free_unpacked(e, NULL);
     done(204, "DeleteProduct", NULL, NAMES("path:product_id=p0"));
+    e = next_event(PRODUCT_DELETED);
+    assert_string_equal(e->product_id, "p0");
 }
 
 static void a_broken_model_is_refused_by_its_path(void **state)
@@ -398,6 +501,8 @@ static void a_product_without_its_space_is_that_of_the_default_space(void **stat
     json_decref(o);
     done(204, "DeleteProduct", NULL, NAMES("path:product_id=twice", query));
     done(204, "DeleteProduct", NULL, NAMES("path:product_id=twice"));
+    for (int i = 0; i < 4; i++) /* one partition, so in this order */
+        next_event(i < 2 ? PRODUCT_CREATED : PRODUCT_DELETED);
     refused(403, "IOTDA.001000", "nowhere", "ListProducts", NULL, NAMES("query:app_id=nowhere"));
 }
 
@@ -433,6 +538,7 @@ static void lists_come_newest_first_in_pages(void **state)
         snprintf(path, sizeof path, "path:product_id=page-%d", i);
         done(204, "DeleteProduct", NULL, NAMES(path));
     }
+    skip_events(10);
 }
 
 /* ---- devices */
@@ -440,6 +546,7 @@ static void lists_come_newest_first_in_pages(void **state)
 static void a_device_is_registered_with_a_secret(void **state)
 {
     (void)state;
+    char subject[64];
     create_product("p1", NULL);
     json_t *o = add_device("n1", ",\"device_name\":\"one\",\"extension_info\":{\"a\":1}");
     json_t *auth = json_object_get(o, "auth_info");
@@ -456,17 +563,16 @@ static void a_device_is_registered_with_a_secret(void **state)
     assert_memory_equal(PQgetvalue(res, 0, 0), "v1.", 3);
     assert_null(strstr(PQgetvalue(res, 0, 0), text(auth, "secret")));
     PQclear(res);
-    Causeway__Event *e = last_event();
-    assert_int_equal(e->kind, CAUSEWAY__EVENT_KIND__EVENT_DEVICE_CREATED);
+    next_event(PRODUCT_CREATED);
+    Causeway__Event *e = next_event(CREATED);
     assert_string_equal(e->device_id, "p1_n1");
     assert_string_equal(e->gateway_id, "p1_n1");
     char *body = strndup((char *)e->body.data, e->body.len);
     assert_null(strstr(body, text(auth, "secret")));
     assert_non_null(strstr(body, "\"device_name\":\"one\""));
-    assert_int_equal(sql_int("SELECT partition FROM registry.outbox ORDER BY id DESC LIMIT 1"),
-                     cw_partition("p1_n1", 5, 8));
+    snprintf(subject, sizeof subject, "event.%u.device-registry", cw_partition("p1_n1", 5, 8));
+    assert_string_equal(heard_on[n_heard - 1], subject);
     free(body);
-    causeway__event__free_unpacked(e, NULL);
     json_decref(o);
     json_decref(shown);
     refused(400, "IOTDA.014031", "p1_n1", "AddDevice", "{\"product_id\":\"p1\",\"node_id\":\"n1\"}",
@@ -485,9 +591,9 @@ static void children_hang_below_gateways_two_levels_deep(void **state)
     assert_string_equal(text(o, "gateway_id"), "p1_n1");
     json_decref(o);
     json_decref(add_device("c2", ",\"gateway_id\":\"p1_c1\""));
-    Causeway__Event *e = last_event();
+    next_event(CREATED);
+    Causeway__Event *e = next_event(CREATED);
     assert_string_equal(e->gateway_id, "p1_n1"); /* travels with the directly connected device */
-    causeway__event__free_unpacked(e, NULL);
     refused(403, "IOTDA.014901", "p1_c2", "AddDevice",
             "{\"product_id\":\"p1\",\"node_id\":\"c3\",\"gateway_id\":\"p1_c2\"}", NULL);
     refused(400, "IOTDA.014902", "nobody", "AddDevice",
@@ -545,9 +651,8 @@ static void an_update_changes_what_is_sent(void **state)
     assert_true(json_is_true(json_object_get(json_object_get(o, "auth_info"), "secure_access")));
     json_decref(o);
     json_decref(shown);
-    Causeway__Event *e = last_event();
-    assert_int_equal(e->kind, CAUSEWAY__EVENT_KIND__EVENT_DEVICE_UPDATED);
-    causeway__event__free_unpacked(e, NULL);
+    next_event(CREATED);
+    assert_string_equal(next_event(UPDATED)->device_id, "p1_s1");
     refused(404, "IOTDA.014000", "nobody", "UpdateDevice", "{}", NAMES("path:device_id=nobody"));
 }
 
@@ -802,10 +907,8 @@ static void a_delete_cuts_the_session_and_leaves_a_tombstone(void **state)
     int64_t tombs = sql_int("SELECT count(*) FROM registry.device_tombstone");
     done(204, "DeleteDevice", NULL, NAMES("path:device_id=p1_gone"));
     assert_string_equal(gw.cause, "deleted");
-    Causeway__Event *e = last_event();
-    assert_int_equal(e->kind, CAUSEWAY__EVENT_KIND__EVENT_DEVICE_DELETED);
+    Causeway__Event *e = newest_event(DELETED, "p1_gone");
     assert_int_equal(e->body.len, 0);
-    causeway__event__free_unpacked(e, NULL);
     assert_int_equal(sql_int("SELECT count(*) FROM registry.device_tombstone"), tombs + 1);
     assert_int_equal(sql_int("SELECT count(*) FROM registry.session WHERE device_id = 'p1_gone'"),
                      0);
@@ -843,6 +946,7 @@ static void without_postgresql_calls_and_logins_fail_at_once_and_come_back(void 
     assert_int_equal(r->results[0]->connack, 3);
     causeway__session_open_reply__free_unpacked(r, NULL);
     pg_run(&pg);
+    await_bus();
     char conninfo[128];
     snprintf(conninfo, sizeof conninfo, "host=127.0.0.1 port=%d user=postgres dbname=postgres",
              pg.port);
@@ -859,6 +963,16 @@ static void without_postgresql_calls_and_logins_fail_at_once_and_come_back(void 
     done(200, "ShowDevice", NULL, NAMES("path:device_id=p1_n1"));
 }
 
+static void a_registration_that_times_out_is_deleted(void **state)
+{
+    (void)state;
+    json_decref(add_device("late", ",\"auth_info\":{\"timeout\":1}"));
+    json_decref(add_device("slow", ",\"auth_info\":{\"timeout\":3600}"));
+    newest_event(DELETED, "p1_late");
+    refused(404, "IOTDA.014000", "p1_late", "ShowDevice", NULL, NAMES("path:device_id=p1_late"));
+    done(200, "ShowDevice", NULL, NAMES("path:device_id=p1_slow"));
+}
+
 static void it_drains_and_ends(void **state)
 {
     int status;
@@ -869,6 +983,143 @@ static void it_drains_and_ends(void **state)
     run_daemon();
     await_ready(); /* and finds its default space again */
     assert_int_equal(sql_int("SELECT count(*) FROM registry.app WHERE default_app"), 1);
+}
+
+/* ---- device.status, and gateways that are gone */
+
+/* Puts a status onto EVENT as uplink-processor does. */
+static void state_status(const char *device_id, int64_t session_no, const char *status)
+{
+    char body[128], subject[64], question[128];
+    uint8_t packed[512];
+    Causeway__EventBatch batch = CAUSEWAY__EVENT_BATCH__INIT;
+    Causeway__Event e = CAUSEWAY__EVENT__INIT, *list[] = { &e };
+    snprintf(question, sizeof question,
+             "SELECT device_key FROM registry.device WHERE device_id = '%s'", device_id);
+    int n = snprintf(body, sizeof body, "{\"status\":\"%s\"}", status);
+    e.kind = CAUSEWAY__EVENT_KIND__EVENT_DEVICE_STATUS;
+    e.device_key = sql_int(question);
+    e.device_id = e.gateway_id = (char *)device_id;
+    e.session_no = session_no;
+    e.time_ms = 1767323045678; /* 2026-01-02T03:04:05.678Z */
+    e.body = (ProtobufCBinaryData){ (size_t)n, (uint8_t *)body };
+    batch.events = list;
+    batch.n_events = 1;
+    snprintf(subject, sizeof subject, "event.%u.uplink-processor",
+             cw_partition(device_id, strlen(device_id), 8));
+    size_t len = causeway__event_batch__pack(&batch, packed);
+    assert_int_equal(cw_bus_publish(bus, subject, NULL, packed, len), 0);
+}
+
+static void a_status_on_event_becomes_the_device_s_status(void **state)
+{
+    (void)state;
+    const struct login l = { "p1_n1", "second-secret", NULL, 0, 0, false };
+    Causeway__SessionOpenReply *r = log_in("gw-1-1", &l, 1);
+    int64_t session_no = r->results[0]->session_no;
+    causeway__session_open_reply__free_unpacked(r, NULL);
+    state_status("p1_n1", session_no, "ONLINE");
+    await_sql(
+        "SELECT count(*) FROM registry.device WHERE device_id = 'p1_n1' AND status = 'ONLINE'", 1);
+    json_t *o = call(200, "ShowDevice", NULL, NAMES("path:device_id=p1_n1"));
+    assert_string_equal(text(o, "active_time"), "2026-01-02T03:04:05.678Z");
+    assert_string_equal(text(o, "connection_status_update_time"), "2026-01-02T03:04:05.678Z");
+    json_decref(o);
+    state_status("p1_n1", session_no - 1, "OFFLINE"); /* of a session before */
+    state_status("p1_n1", session_no, "OFFLINE");
+    await_sql("SELECT count(*) FROM registry.session WHERE device_id = 'p1_n1'", 0);
+    o = call(200, "ShowDevice", NULL, NAMES("path:device_id=p1_n1"));
+    assert_string_equal(text(o, "status"), "OFFLINE");
+    json_decref(o);
+    await_sql("SELECT count(*) FROM registry.outbox", 0);
+}
+
+static void an_older_session_changes_nothing(void **state)
+{
+    (void)state;
+    const struct login l = { "p1_n1", "second-secret", NULL, 0, 0, false };
+    Causeway__SessionOpenReply *r = log_in("gw-1-1", &l, 1);
+    int64_t session_no = r->results[0]->session_no;
+    causeway__session_open_reply__free_unpacked(r, NULL);
+    state_status("p1_n1", session_no, "ONLINE");
+    state_status("p1_n1", session_no - 1, "OFFLINE");
+    state_status("p1_tls", 1, "ONLINE");
+    await_sql("SELECT count(*) FROM registry.device WHERE device_id IN ('p1_n1', 'p1_tls')"
+              " AND status = 'ONLINE'",
+              2);
+    assert_int_equal(sql_int("SELECT session_no FROM registry.session WHERE device_id = 'p1_n1'"),
+                     session_no);
+}
+
+static void beat(const char *gateway)
+{
+    char subject[64];
+    snprintf(subject, sizeof subject, "heartbeat.%s", gateway);
+    cw_bus_publish(bus, subject, NULL, "", 0);
+}
+
+/* The end of this session on UPLINK, waited for while `alive` goes on beating; NULL: not said. */
+static Causeway__Uplink *end_of(int64_t session_no, const char *alive)
+{
+    for (int64_t until_ms = cw_mono_ms() + UNTIL_LIMIT_MS; cw_mono_ms() < until_ms;) {
+        for (int i = 0; i < n_ends; i++)
+            if (ends[i]->session_no == session_no)
+                return ends[i];
+        struct timeval tick = { 0, 100000 };
+        beat(alive);
+        event_base_loopexit(base, &tick);
+        event_base_dispatch(base);
+    }
+    return NULL;
+}
+
+static void the_sessions_of_a_lost_gateway_are_ended(void **state)
+{
+    (void)state;
+    const struct login dead = { "p1_tls", "abcdefgh", NULL, 0, 0, true },
+                       alive = { "p1_n1", "second-secret", NULL, 0, 0, false };
+    kill(daemon_pid, SIGKILL);
+    waitpid(daemon_pid, NULL, 0);
+    setenv("CAUSEWAY_GATEWAY_LOST", "2s", 1);
+    run_daemon();
+    await_ready();
+    Causeway__SessionOpenReply *d = log_in("gw-8-100", &dead, 1),
+                               *a = log_in("gw-9-100", &alive, 1);
+    int64_t session_no = d->results[0]->session_no;
+    Causeway__Uplink *end = end_of(session_no, "gw-9-100");
+    assert_non_null(end);
+    assert_int_equal(end->kind, CAUSEWAY__UPLINK_KIND__UPLINK_DISCONNECT);
+    assert_string_equal(end->cause, "gateway_lost");
+    assert_string_equal(end->device_id, "p1_tls");
+    assert_int_equal(end->device_key, d->results[0]->device_key);
+    assert_int_equal(end->product_key, d->results[0]->product_key);
+    await_sql("SELECT count(*) FROM registry.session WHERE lost IS NOT NULL"
+              " AND device_id = 'p1_tls'",
+              1);
+    assert_int_equal(sql_int("SELECT count(*) FROM registry.session WHERE lost IS NULL"
+                             " AND gateway = 'gw-9-100'"),
+                     1);
+    /* its holder is gone for good: nobody has to be waited for */
+    Causeway__SessionOpenReply *again = log_in("gw-9-100", &dead, 1);
+    assert_string_equal(again->results[0]->old_gateway, "");
+    assert_int_equal(again->results[0]->old_session_no, session_no);
+    causeway__session_open_reply__free_unpacked(again, NULL);
+    causeway__session_open_reply__free_unpacked(d, NULL);
+    causeway__session_open_reply__free_unpacked(a, NULL);
+}
+
+static void a_gateway_that_came_back_ends_what_its_predecessor_held(void **state)
+{
+    (void)state;
+    kill(daemon_pid, SIGKILL);
+    waitpid(daemon_pid, NULL, 0);
+    setenv("CAUSEWAY_GATEWAY_LOST", "10m", 1); /* silence is not the reason */
+    run_daemon();
+    await_ready();
+    const struct login l = { "p1_n1", "second-secret", NULL, 0, 0, false };
+    Causeway__SessionOpenReply *r = log_in("gw-9-100", &l, 1);
+    assert_non_null(end_of(r->results[0]->session_no, "gw-9-200"));
+    causeway__session_open_reply__free_unpacked(r, NULL);
 }
 
 int main(int argc, char **argv)
@@ -896,6 +1147,11 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_delete_cuts_the_session_and_leaves_a_tombstone),
         cmocka_unit_test(a_late_batch_opens_nothing),
         cmocka_unit_test(without_postgresql_calls_and_logins_fail_at_once_and_come_back),
+        cmocka_unit_test(a_status_on_event_becomes_the_device_s_status),
+        cmocka_unit_test(an_older_session_changes_nothing),
+        cmocka_unit_test(the_sessions_of_a_lost_gateway_are_ended),
+        cmocka_unit_test(a_gateway_that_came_back_ends_what_its_predecessor_held),
+        cmocka_unit_test(a_registration_that_times_out_is_deleted),
         cmocka_unit_test(it_drains_and_ends),
     };
     return cmocka_run_group_tests_name("registry", tests, start, stop);

@@ -1,0 +1,200 @@
+/* The EVENT log as the registry reads it: device.status becomes the device's status, an OFFLINE
+ * ends the session it speaks of. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <uthash.h>
+
+#include "libcommon/json.h"
+#include "libcommon/log_read.h"
+#include "libcommon/metrics.h"
+#include "proto/subjects.h"
+#include "services/device-registry/registry.h"
+
+/* The lock first, in the order of logins, so that the two cannot wait for each other. */
+static const struct cw_stmt stmt_status = {
+    "events_status",
+    "WITH u AS (SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[],"
+    "  $5::bigint[]) AS u(device_key, session_no, status, at_ms, online_ms)),"
+    " l AS (SELECT d.device_key FROM registry.device d JOIN u USING (device_key)"
+    "  ORDER BY d.device_key FOR NO KEY UPDATE OF d)"
+    " UPDATE registry.device d SET status = u.status, status_session = u.session_no,"
+    "  connection_status_update_time = " SQL_TIME(
+        "u.at_ms") ","
+                   "  active_time = COALESCE(d.active_time, " SQL_TIME(
+                       "u.online_ms") ")"
+                                      " FROM u, l WHERE d.device_key = u.device_key AND "
+                                      "l.device_key = u.device_key"
+                                      "  AND u.session_no >= d.status_session"
+};
+static const struct cw_stmt stmt_end = {
+    "events_end", "DELETE FROM registry.session s"
+                  " USING unnest($1::bigint[], $2::bigint[]) AS u(device_key, session_no)"
+                  " WHERE s.device_key = u.device_key AND s.session_no = u.session_no"
+};
+
+struct status {
+    UT_hash_handle hh;
+    int64_t device_key, session_no, at_ms, online_ms; /* online_ms 0: not online in these records */
+    bool online;
+};
+
+/* What one transaction will do. */
+struct work {
+    struct status *statuses; /* the newest of each device, by device_key */
+    struct cw_db_array ended_keys, ended_numbers;
+};
+
+static struct status *status_of(struct work *w, int64_t device_key)
+{
+    struct status *s;
+    HASH_FIND(hh, w->statuses, &device_key, sizeof device_key, s);
+    if (!s) {
+        s = cw_calloc(1, sizeof *s);
+        s->device_key = device_key;
+        HASH_ADD(hh, w->statuses, device_key, sizeof s->device_key, s);
+    }
+    return s;
+}
+
+static void take_status(struct work *w, const Causeway__Event *e)
+{
+    struct cw_json_error err;
+    json_t *body = cw_json_parse(e->body.data, e->body.len, &err);
+    const char *text = body ? cw_json_text(body, "status") : NULL;
+    bool online = text && strcmp(text, "ONLINE") == 0;
+    if (!online && (!text || strcmp(text, "OFFLINE") != 0)) {
+        cw_log(CW_WARN, "status_not_understood", "device_key=%" PRId64, e->device_key);
+        json_decref(body);
+        return;
+    }
+    struct status *s = status_of(w, e->device_key);
+    if (e->session_no >= s->session_no) {
+        s->session_no = e->session_no;
+        s->at_ms = e->time_ms;
+        s->online = online;
+    }
+    if (online && !s->online_ms)
+        s->online_ms = e->time_ms;
+    if (!online) {
+        cw_db_array_int(&w->ended_keys, e->device_key);
+        cw_db_array_int(&w->ended_numbers, e->session_no);
+    }
+    json_decref(body);
+}
+
+static void prepare(struct cw_log_txn *txn, const struct cw_record *records, size_t n, void *self)
+{
+    struct work *w = cw_calloc(1, sizeof *w);
+    (void)self;
+    cw_db_array_reset(&w->ended_keys, CW_ARRAY_INT8);
+    cw_db_array_reset(&w->ended_numbers, CW_ARRAY_INT8);
+    for (size_t i = 0; i < n; i++) {
+        if (records[i].len == 0)
+            continue; /* a mark of trimming */
+        Causeway__EventBatch *b =
+            causeway__event_batch__unpack(NULL, records[i].len, records[i].data);
+        if (!b)
+            cw_log(CW_ERROR, "events_unreadable", "partition=%u seq=%" PRIu64, records[i].partition,
+                   records[i].seq);
+        for (size_t k = 0; b && k < b->n_events; k++)
+            if (b->events[k]->kind == CAUSEWAY__EVENT_KIND__EVENT_DEVICE_STATUS &&
+                b->events[k]->device_key)
+                take_status(w, b->events[k]);
+        causeway__event_batch__free_unpacked(b, NULL);
+    }
+    cw_log_txn_set_data(txn, w);
+    cw_log_txn_prepared(txn, 0);
+}
+
+static void send_statuses(struct cw_log_txn *txn, const struct work *w)
+{
+    struct cw_db_array key = { 0 }, number = { 0 }, status = { 0 }, at = { 0 }, online = { 0 };
+    cw_db_array_reset(&key, CW_ARRAY_INT8);
+    cw_db_array_reset(&number, CW_ARRAY_INT8);
+    cw_db_array_reset(&status, CW_ARRAY_TEXT);
+    cw_db_array_reset(&at, CW_ARRAY_INT8);
+    cw_db_array_reset(&online, CW_ARRAY_INT8);
+    for (const struct status *s = w->statuses; s; s = s->hh.next) {
+        cw_db_array_int(&key, s->device_key);
+        cw_db_array_int(&number, s->session_no);
+        cw_db_array_str(&status, s->online ? "ONLINE" : "OFFLINE");
+        cw_db_array_int(&at, s->at_ms);
+        if (s->online_ms)
+            cw_db_array_int(&online, s->online_ms);
+        else
+            cw_db_array_null(&online);
+    }
+    const struct cw_db_param p[] = { cw_db_array_param(&key), cw_db_array_param(&number),
+                                     cw_db_array_param(&status), cw_db_array_param(&at),
+                                     cw_db_array_param(&online) };
+    cw_log_txn_exec(txn, &stmt_status, 5, p, NULL, NULL);
+    cw_db_array_free(&key);
+    cw_db_array_free(&number);
+    cw_db_array_free(&status);
+    cw_db_array_free(&at);
+    cw_db_array_free(&online);
+}
+
+static void effects(struct cw_log_txn *txn, void *self)
+{
+    struct work *w = cw_log_txn_data(txn);
+    (void)self;
+    if (w->statuses)
+        send_statuses(txn, w);
+    if (w->ended_keys.n) {
+        const struct cw_db_param p[] = { cw_db_array_param(&w->ended_keys),
+                                         cw_db_array_param(&w->ended_numbers) };
+        cw_log_txn_exec(txn, &stmt_end, 2, p, NULL, NULL);
+    }
+}
+
+static void done(struct cw_log_txn *txn, bool committed, void *self)
+{
+    struct work *w = cw_log_txn_data(txn);
+    struct status *s, *next;
+    (void)self, (void)committed;
+    if (!w)
+        return;
+    HASH_ITER(hh, w->statuses, s, next)
+    {
+        HASH_DEL(w->statuses, s);
+        free(s);
+    }
+    cw_db_array_free(&w->ended_keys);
+    cw_db_array_free(&w->ended_numbers);
+    free(w);
+    cw_log_txn_set_data(txn, NULL);
+}
+
+void owned_partitions(const struct registry *r, struct cw_db_array *out)
+{
+    cw_db_array_reset(out, CW_ARRAY_INT4);
+    for (uint32_t p = 0; p < cw_app_partitions(r->app); p++)
+        if (cw_log_reader_owns(r->events, p))
+            cw_db_array_int(out, p);
+}
+
+static void on_wake(const struct cw_bus_msg *msg, void *arg)
+{
+    struct registry *r = arg;
+    if (!msg->no_responders)
+        cw_log_reader_kick(r->events, (uint32_t)strtoul(strrchr(msg->subject, '.') + 1, NULL, 10));
+}
+
+void events_start(struct registry *r)
+{
+    cw_bus_subscribe(cw_app_bus(r->app), "wake.device-registry.*", NULL, on_wake, r);
+    r->events = cw_log_reader_open(r->app, &(struct cw_log_reader_config){
+                                               .log = CW_LOG_EVENT,
+                                               .group = "device-registry",
+                                               .schema = "registry",
+                                               .relays_outbox = true,
+                                               .mandatory = true,
+                                               .self = r,
+                                               .prepare = prepare,
+                                               .effects = effects,
+                                               .done = done,
+                                           });
+}
