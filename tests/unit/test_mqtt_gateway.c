@@ -187,6 +187,7 @@ static void nothing_is_acknowledged_before_it_is_stored(void **state)
     dev_join(&d, &one, "stored");
     UNTIL(record("stored", KIND(CONNECT), 0) && gate_metric(&one, "in_flight") == 0);
     kill(nats.pid, SIGSTOP);
+    waitpid(nats.pid, NULL, WUNTRACED); /* all its threads stand still */
     dev_report(&d, "held", 1);
     while (gate_metric(&one, "in_flight") != 1)
         assert_false(dev_packet(&d));
