@@ -79,7 +79,7 @@ def put_postgresql():
             give(path)
             changed = True
     argv = as_postgres(PG_BIN / "postgres", "-D", PG_DATA.resolve(), "-p", ports()["postgresql"])
-    return supervise.put("postgresql", argv, {}, down_signal="SIGINT") or changed
+    return supervise.put("postgresql", argv, {}, down_signal="SIGINT", changed=changed)
 
 
 def nats_user(name, row):
@@ -102,7 +102,7 @@ def put_nats(table):
     path = RUN / "nats.conf"
     changed = not path.exists() or path.read_text() != text
     write_private(path, text)
-    return supervise.put("nats", ["nats-server", "-c", path], {}) or changed
+    return supervise.put("nats", ["nats-server", "-c", path], {}, changed=changed)
 
 
 def accepts(port):

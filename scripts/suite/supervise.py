@@ -108,15 +108,16 @@ def files_of(name, argv, env, limits, down_signal):
     return files | {f"env/{key}": value + "\n" for key, value in env.items()}
 
 
-def put(name, argv, env, limits=False, down_signal="SIGTERM"):
-    """States that this process shall run. True: it has to be restarted, for something about it changed."""
+def put(name, argv, env, limits=False, down_signal="SIGTERM", changed=False):
+    """States that this process shall run. True: it has to be restarted, for something about it (or, changed, a file that
+    it reads) is not what it started with."""
     folder, files = SCAN / name, files_of(name, argv, env, limits, down_signal)
     old = {str(p.relative_to(folder)): p for p in folder.glob("env/*")} if folder.exists() else {}
     is_new = not folder.exists()
     at = RUN / f"new.{name}" if is_new else folder
-    changed = [p for key, p in old.items() if key not in files]
-    for path in changed:
+    for path in [p for key, p in old.items() if key not in files]:
         path.unlink()
+        changed = True
     (at / "env").mkdir(mode=0o700, parents=True, exist_ok=True)
     for key, text in files.items():
         path = at / key
@@ -125,10 +126,10 @@ def put(name, argv, env, limits=False, down_signal="SIGTERM"):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(0o700 if path.name == "run" else 0o600)
-        changed.append(path)
+        changed = True
     if is_new:
         at.rename(folder)
-    return bool(changed) and not is_new
+    return changed and not is_new
 
 
 def names():
