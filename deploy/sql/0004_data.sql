@@ -8,7 +8,7 @@ CREATE TABLE data.position (
     trim           bigint   NOT NULL DEFAULT 0,
     suspect        bigint,
     suspect_tries  int      NOT NULL DEFAULT 0,
-    -- stored, refused, quarantined, status, notices, refused by gateways, unknown devices, events
+    -- stored, refused, unused, status, notices, refused by gateways, unknown devices, events
     totals         bigint[] NOT NULL DEFAULT '{0,0,0,0,0,0,0,0}',
     PRIMARY KEY (log, partition)
 );
@@ -28,6 +28,23 @@ CREATE TABLE data.quarantine (
     data      bytea
 );
 CREATE INDEX quarantine_at ON data.quarantine (at);
+
+-- How many records ever went there, for the ledger: the rows themselves are deleted in time.
+CREATE TABLE data.quarantined (
+    log       text   NOT NULL,
+    partition int    NOT NULL,
+    n         bigint NOT NULL,
+    PRIMARY KEY (log, partition)
+);
+CREATE FUNCTION data.count_quarantined() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO data.quarantined AS q (log, partition, n) VALUES (NEW.log, NEW.partition, 1)
+    ON CONFLICT (log, partition) DO UPDATE SET n = q.n + 1;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER count_quarantined AFTER INSERT ON data.quarantine
+    FOR EACH ROW EXECUTE FUNCTION data.count_quarantined();
+
 CREATE TABLE data.gateway_batch (
     gateway   text        NOT NULL,
     partition int         NOT NULL,

@@ -1,0 +1,22 @@
+/* topic.h - what a device's topic means to the platform. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+enum topic_kind {
+    TOPIC_UNKNOWN, /* a system topic that nobody here understands */
+    TOPIC_REPORT,
+    TOPIC_MESSAGE, /* messages/up, user topics, and whatever does not begin with $oc */
+    TOPIC_COMMAND_RESPONSE,
+};
+
+struct topic {
+    enum topic_kind kind;
+    char request_id[257]; /* given by the device in ?request_id= or request_id=; "" if none */
+    bool system;          /* the plain system topic of its kind, without a suffix */
+    bool gzip;            /* ?encoding=gzip */
+};
+
+/* device_id: of the directly connected device, whose own $oc/devices/ topics these are. */
+void topic_read(struct topic *t, const char *text, const char *device_id);

@@ -1,0 +1,51 @@
+/* uplink.h - what the files of uplink-processor share. */
+#pragma once
+
+#include "libcommon/db.h"
+#include "libcommon/log_read.h"
+#include "libcommon/metrics.h"
+#include "libcommon/products.h"
+#include "libcommon/service.h"
+
+/* Totals of a partition, kept in its position row in the same transaction: each record of UPLINK is
+ * in exactly one of the first seven. */
+#define LEDGER(X)                                                                                  \
+    X(STORED, "stored")                                                                            \
+    X(REFUSED, "refused")                                                                          \
+    X(QUARANTINED, "quarantined")                                                                  \
+    X(STATUS, "status")                                                                            \
+    X(NOTICES, "notices")                                                                          \
+    X(GATEWAY_REFUSED, "gateway_refused")                                                          \
+    X(UNKNOWN_DEVICE, "unknown_device")                                                            \
+    X(EVENTS, "events")
+#define LEDGER_ENUM(name, word) LEDGER_##name,
+enum ledger { LEDGER(LEDGER_ENUM) LEDGER_COUNT };
+#undef LEDGER_ENUM
+
+struct devices;
+struct history;
+
+struct uplink {
+    struct cw_app *app;
+    struct cw_db *db; /* look-ups and serving; transactions have connections of their own */
+    struct cw_log_reader *reader;
+    struct cw_log_append *notices_to;
+    struct cw_notices *notices;
+    struct cw_products *products;
+    struct devices *devices;
+    struct history *history;
+    struct event *ledger_timer;
+    bool ledger_asked;
+    int64_t history_days, device_cache;
+};
+
+/* batch.c */
+void batch_prepare(struct cw_log_txn *txn, const struct cw_record *records, size_t n, void *self);
+void batch_effects(struct cw_log_txn *txn, void *self);
+void batch_done(struct cw_log_txn *txn, bool committed, void *self);
+
+/* ledger.c: gauges from data.position, every few seconds */
+int ledger_start(struct uplink *u);
+
+/* serve.c: api.data.* */
+void serve_start(struct uplink *u);
