@@ -100,6 +100,34 @@ static void statements_are_answered_in_order_and_one_error_spoils_no_other(void 
     assert_int_equal(cw_db_waiting(db), 0);
 }
 
+static const struct cw_stmt never = { "never", "SELECT never" };
+
+/* What a callback sends goes to the server between an error and the end of its statement. */
+static void on_error(PGresult *res, void *arg)
+{
+    struct got *g = arg;
+    on_result(res, &g[0]);
+    cw_db_query(db, "ROLLBACK", on_result, &g[1]);
+    cw_db_exec(db, &both, 2, (const struct cw_db_param[]){ CW_TEXT("after"), CW_TEXT("7") },
+               on_result, &g[2]);
+}
+
+static void a_callback_may_send_when_its_statement_has_failed(void **state)
+{
+    static const struct cw_stmt *const fails[] = { &divide, &never };
+    (void)state;
+    for (size_t i = 0; i < CW_ARRAY_LEN(fails); i++) {
+        struct got begin = { 0 }, g[3] = { 0 };
+        cw_db_query(db, "BEGIN", on_result, &begin);
+        cw_db_exec(db, fails[i], fails[i] == &divide, &CW_TEXT("0"), on_error, g);
+        run_until(base, &g[2].n, 1);
+        assert_int_equal(g[0].n, 1);
+        assert_int_equal(g[1].outcome, CW_DB_OK);
+        assert_string_equal(g[2].text, "after");
+        assert_int_equal(cw_db_waiting(db), 0);
+    }
+}
+
 static void a_statement_that_could_not_be_prepared_is_tried_again(void **state)
 {
     (void)state;
@@ -217,6 +245,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(statements_are_answered_in_order_and_one_error_spoils_no_other),
+        cmocka_unit_test(a_callback_may_send_when_its_statement_has_failed),
         cmocka_unit_test(a_statement_that_could_not_be_prepared_is_tried_again),
         cmocka_unit_test(arrays_travel_in_binary),
         cmocka_unit_test(a_transaction_may_be_pipelined_and_fails_as_one),
