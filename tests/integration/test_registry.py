@@ -295,20 +295,3 @@ def test_a_device_made_again_never_sees_what_its_predecessor_left(platform, api,
     assert api.device(device_id)["status"] == "INACTIVE"
     with pytest.raises(rawmqtt.Refused):
         platform.connect(made)
-
-
-def test_facts_of_devices_and_products_reach_a_rule(api, product, subscribe):
-    made, gone = subscribe("device", "create"), subscribe("device", "delete")
-    named = subscribe("product", "update")
-    device = api.new_device(product["product_id"])
-    api.put(f"/products/{product['product_id']}", {"description": "told"})
-    api.delete(f"/devices/{device['device_id']}")
-
-    def about(subscription, where, value):
-        return wait_until(lambda: next((n for n in subscription.notes() if
-                                        where(n["notify_data"]) == value), None), 15)
-    note = about(made, lambda d: d["body"]["device_id"], device["device_id"])
-    assert (note["resource"], note["event"]) == ("device", "create")
-    assert "secret" not in note["notify_data"]["body"].get("auth_info", {}), "never secrets"
-    about(gone, lambda d: d["header"]["device_id"], device["device_id"])
-    about(named, lambda d: d["body"]["product_id"], product["product_id"])
