@@ -227,7 +227,7 @@ static void on_suspect(PGresult *res, void *arg)
     }
     /* no row: the position has moved, which the fence will find */
     int64_t tries = PQntuples(res) == 1 ? cw_db_i64(res, 0, "suspect_tries", 0) : 0;
-    t->given_up = tries > SUSPECT_TRIES;
+    t->given_up = tries > SUSPECT_TRIES && t->suspect->survived != t->first.seq;
     t->trial = !t->given_up;
     if (t->given_up)
         t->n = 0;
@@ -260,4 +260,12 @@ void careful_passed(struct cw_log_txn *t)
 {
     t->suspect->proved = t->first.seq;
     suspect_query(t, ST_CLEARED, NULL);
+}
+
+/* It could not be tried, or was refused in order: that says nothing against the record either. */
+void careful_survived(struct cw_log_txn *t)
+{
+    t->suspect->survived = t->first.seq;
+    if (!t->dead)
+        suspect_query(t, ST_CLEARED, NULL);
 }

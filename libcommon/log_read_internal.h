@@ -72,6 +72,7 @@ struct rpart {
     uint64_t trim;
     int64_t totals[TOTALS], delta[TOTALS];
     uint64_t proved;        /* a record that did no harm in a trial */
+    uint64_t survived;      /* a record whose attempt failed while the process lived */
     uint64_t careful_until; /* records up to here are taken one by one */
     struct cw_log_fetch *fetch;
     struct log_out *out, *relay; /* relay is out when both go to EVENT */
@@ -183,6 +184,7 @@ void poison_quarantine(struct cw_log_txn *t); /* statements for what is left out
 void poison_tell(struct cw_log_txn *t);       /* after the commit */
 void careful_start(struct cw_log_txn *t);     /* writes the suspect, then txn_start() */
 void careful_passed(struct cw_log_txn *t);    /* its trial did no harm */
+void careful_survived(struct cw_log_txn *t);  /* it failed, but the process lives */
 
 /* log_outbox.c */
 void outbox_start(struct cw_log_reader *r);

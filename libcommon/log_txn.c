@@ -195,7 +195,8 @@ static void settle_parts(struct cw_log_txn *t, bool committed)
                 careful_passed(t);
             else
                 poison_trial_passed(p);
-        }
+        } else if (t->suspect == p)
+            careful_survived(t);
         batches_end(p, committed);
     }
 }
