@@ -50,6 +50,27 @@ static void on_quarantined(const struct cw_record *record, const char *reason, v
     causeway__uplink_batch__free_unpacked(batch, NULL);
 }
 
+/* Records are read once they can be looked up. */
+static void on_lookups(bool connected, void *arg)
+{
+    struct uplink *u = arg;
+    if (!connected || u->reader || cw_app_draining(u->app))
+        return;
+    u->reader =
+        cw_log_reader_open(u->app, &(struct cw_log_reader_config){ .log = CW_LOG_UPLINK,
+                                                                   .group = "uplink-processor",
+                                                                   .schema = "data",
+                                                                   .output = CW_LOG_EVENT,
+                                                                   .mandatory = true,
+                                                                   .trims = true,
+                                                                   .self = u,
+                                                                   .prepare = batch_prepare,
+                                                                   .effects = batch_effects,
+                                                                   .done = batch_done,
+                                                                   .quarantined = on_quarantined });
+    cw_app_release(u->app, "lookups");
+}
+
 static int uplink_start(struct cw_app *app, void *self)
 {
     struct uplink *u = self;
@@ -60,18 +81,8 @@ static int uplink_start(struct cw_app *app, void *self)
     u->history = history_open(app, u->history_days);
     u->notices_to = cw_log_append_open(app, CW_LOG_UPLINK);
     u->notices = cw_notices_open(app, u->notices_to);
-    u->reader =
-        cw_log_reader_open(app, &(struct cw_log_reader_config){ .log = CW_LOG_UPLINK,
-                                                                .group = "uplink-processor",
-                                                                .schema = "data",
-                                                                .output = CW_LOG_EVENT,
-                                                                .mandatory = true,
-                                                                .trims = true,
-                                                                .self = u,
-                                                                .prepare = batch_prepare,
-                                                                .effects = batch_effects,
-                                                                .done = batch_done,
-                                                                .quarantined = on_quarantined });
+    cw_app_hold(app, "lookups");
+    cw_db_watch(u->db, on_lookups, u);
     serve_start(u);
     return ledger_start(u);
 }
@@ -79,13 +90,16 @@ static int uplink_start(struct cw_app *app, void *self)
 static void uplink_drain(struct cw_app *app, void *self)
 {
     struct uplink *u = self;
-    (void)app;
-    cw_log_reader_drain(u->reader);
+    if (u->reader)
+        cw_log_reader_drain(u->reader);
+    else
+        cw_app_release(app, "lookups");
 }
 
 static void uplink_stop(void *self)
 {
     struct uplink *u = self;
+    cw_db_close(&u->db); /* its callers give up, while all they know still stands */
     if (u->reader)
         cw_log_reader_close(&u->reader);
     if (u->notices)
@@ -94,7 +108,6 @@ static void uplink_stop(void *self)
         cw_log_append_close(&u->notices_to);
     if (u->ledger_timer)
         event_free(u->ledger_timer);
-    cw_db_close(&u->db); /* gives its callers up first */
     history_close(&u->history);
     devices_close(&u->devices);
     cw_products_close(&u->products);
