@@ -256,12 +256,16 @@ static void take_result(struct cw_db *db, PGresult *res)
 
 static void read_results(struct cw_db *db)
 {
+    int nothing = 0;
     while (!db->broken && !STAILQ_EMPTY(&db->sent) && !PQisBusy(db->pg)) {
         PGresult *res = PQgetResult(db->pg);
+        nothing = res ? 0 : nothing + 1;
         if (res)
             take_result(db, res);
-        else
+        else if (nothing == 1)
             end_item(db);
+        else
+            db->broken = true; /* out of step: a new connection is better than to turn for ever */
         PQclear(res);
     }
 }
