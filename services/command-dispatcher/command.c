@@ -373,7 +373,7 @@ static void on_target(int found, struct target *t, void *arg)
         free_if_over(cmd);
         return;
     }
-    if (!target_is_online(cmd->call, found, t)) {
+    if (!target_is_online(cmd->all->d, cmd->call, found, t, "command")) {
         leave(cmd);
         free_if_over(cmd);
         return;

@@ -39,8 +39,10 @@ typedef void target_fn(int found, struct target *t, void *arg);
 /* Runs cb once, later; returns 0, or -ENOTCONN and cb will not run. */
 int target_find(struct dispatcher *d, const char *device_id, target_fn *cb, void *arg);
 void target_free(struct target *t); /* clears it */
-/* Answers 404, 403 or 503 and returns false unless the device has a session. */
-bool target_is_online(struct cw_api_call *call, int found, const struct target *t);
+/* Answers 404, 403 or 503 and returns false unless the device has a session; `what` (command,
+ * message) could not be sent then, which is noted for the device. */
+bool target_is_online(struct dispatcher *d, struct cw_api_call *call, int found,
+                      const struct target *t, const char *what);
 
 /* ---- command.c: synchronous commands */
 

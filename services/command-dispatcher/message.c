@@ -190,7 +190,7 @@ static void on_target(int found, struct target *t, void *arg)
 {
     struct creating *c = arg;
     json_t *body = cw_api_body(c->call);
-    if (!target_is_online(c->call, found, t)) {
+    if (!target_is_online(c->d, c->call, found, t, "message")) {
         creating_free(c);
         return;
     }

@@ -77,7 +77,25 @@ void target_free(struct target *t)
     *t = (struct target){ 0 };
 }
 
-bool target_is_online(struct cw_api_call *call, int found, const struct target *t)
+static void note_offline(struct dispatcher *d, const struct target *t, const char *what)
+{
+    bool frozen = strcmp(t->status, "FROZEN") == 0;
+    char reason[320];
+    snprintf(reason, sizeof reason, "A %s was refused: the device is %s (%s).", what,
+             frozen ? "frozen" : "not online", t->status);
+    cw_notice(d->notices,
+              &(struct cw_notice){ .layer = CW_LAYER_COMMAND,
+                                   .device_key = t->root_key,
+                                   .device_id = t->root_id,
+                                   .code = frozen ? "frozen" : "offline",
+                                   .reason = reason,
+                                   .next_step = frozen ? "Unfreeze the device."
+                                                       : "Send it when the device is online; the "
+                                                         "changes say when it was last." });
+}
+
+bool target_is_online(struct dispatcher *d, struct cw_api_call *call, int found,
+                      const struct target *t, const char *what)
 {
     const char *id = cw_api_path(call, "device_id");
     if (found < 0)
@@ -93,5 +111,7 @@ bool target_is_online(struct cw_api_call *call, int found, const struct target *
                     t->root_id, t->status, t->root_id);
     else
         return true;
+    if (found > 0)
+        note_offline(d, t, what);
     return false;
 }

@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <openssl/evp.h>
-
 #include "libcommon/clock.h"
 #include "libcommon/json.h"
 
@@ -123,42 +121,11 @@ static void write_header(struct cw_buf *out, const Causeway__Event *e)
     cw_buf_str(out, "}");
 }
 
-static void write_base64(struct cw_buf *out, const uint8_t *p, size_t n)
-{
-    unsigned char *text = cw_malloc(4 * ((n + 2) / 3) + 1);
-    int len = EVP_EncodeBlock(text, p, (int)n);
-    cw_buf_str(out, "\"");
-    cw_buf_add(out, text, (size_t)len);
-    cw_buf_str(out, "\"");
-    free(text);
-}
-
-/* What a device sent, as JSON: its JSON as it is, other text as a string, else base64. */
-static void write_content(struct cw_buf *out, const uint8_t *p, size_t n)
-{
-    struct cw_json_error err;
-    json_t *v = cw_json_parse(p, n, &err);
-    if (v)
-        cw_json_compact(out, (const char *)p, n);
-    else if (cw_utf8_valid((const char *)p, n))
-        cw_buf_json_string(out, (const char *)p, n);
-    else
-        write_base64(out, p, n);
-    json_decref(v);
-}
-
 static int write_body(struct cw_buf *out, const Causeway__Event *e)
 {
     const uint8_t *p = e->body.data;
     size_t n = e->body.len;
     cw_buf_str(out, ",\"body\":");
-    if (e->kind == KIND(MESSAGE_REPORT)) {
-        member(out, "{\"topic\":", e->topic);
-        cw_buf_str(out, ",\"content\":");
-        write_content(out, p, n);
-        cw_buf_str(out, "}");
-        return 0;
-    }
     /* written by a daemon of ours, not by a device: the ends are enough */
     if (n < 2 || p[0] != '{' || p[n - 1] != '}')
         return -EBADMSG;

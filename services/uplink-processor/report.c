@@ -64,6 +64,18 @@ static void buf_text(struct cw_buf *b, const char *text)
     cw_buf_json_string(b, text, strlen(text));
 }
 
+/* "Pump.flow: expected decimal, found string": what a person reads first. */
+static void first_reason(struct report *r, const char *service_id, const char *name,
+                         const char *text)
+{
+    struct cw_buf b = { 0 };
+    if (service_id)
+        cw_buf_printf(&b, "%s%s%s: ", service_id, name && *name ? "." : "", name ? name : "");
+    cw_buf_str(&b, text);
+    text_cut(r->reason, sizeof r->reason - 64, b.data, b.len);
+    cw_buf_free(&b);
+}
+
 /* Notes one item that is wrong. */
 static void wrong(struct report *r, const char *code, const char *service_id, const char *name,
                   const char *text)
@@ -89,7 +101,7 @@ static void wrong(struct report *r, const char *code, const char *service_id, co
     cw_buf_str(&r->verdicts, "}");
     if (r->n_wrong++ == 0) {
         r->code = code;
-        text_cut(r->reason, sizeof r->reason - 64, cut, strlen(cut));
+        first_reason(r, service_id, name, cut);
     }
 }
 
@@ -119,7 +131,7 @@ static void state_service(struct report *r, const char *service_id, const json_t
     cw_buf_str(&r->event, "}");
 }
 
-/* The properties that fit: all of them (shared), or a copy without those that do not. */
+/* What the shadow takes: all of it (shared), or a copy without what does not fit. */
 static json_t *fitting(const struct report *r, json_t *properties)
 {
     if (r->scratch.bad == 0)
@@ -127,7 +139,7 @@ static json_t *fitting(const struct report *r, json_t *properties)
     json_t *kept = json_object();
     for (size_t i = 0; i < r->scratch.n; i++) {
         const struct cw_verdict *v = &r->scratch.items[i];
-        if (v->code == CW_VERDICT_OK)
+        if (cw_verdict_kept(v->code))
             json_object_set(kept, v->name, json_object_get(properties, v->name));
     }
     return kept;

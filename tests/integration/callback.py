@@ -81,6 +81,7 @@ class Record:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60
+    wbufsize = -1  # an answer is one packet: two would wait for each other's acknowledgement
 
     def setup(self):
         if self.server.tls:  # the handshake here, not in the accepting thread
@@ -89,6 +90,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.server.gone:
+            resets(self, None)
+            return
         record = Record(self.path, dict(self.headers), raw)
         owner = self.server.owner
         behaviour = owner.behaviour_of(self.path)
@@ -112,6 +116,7 @@ class Handler(BaseHTTPRequestHandler):
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
+    gone = False
 
     def handle_error(self, request, client_address):
         pass
@@ -162,7 +167,8 @@ class Callback:
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def down(self):
-        """Nobody listens any more; what is connected gets a refusal at its next request."""
+        """Nobody listens any more; what is connected gets a reset at its next request."""
+        self.server.gone = True
         self.server.shutdown()
         self.server.server_close()
 

@@ -125,8 +125,11 @@ def test_a_broken_answer_is_explained(api, device, connected):
         future = pool.submit(api.post, commands(device), DRAIN, 200)
         message = connected.wait_for("commands/")[0]
         connected.answer(message, "{not json")
-        connected.answer(message, {"result_code": 0})
-        assert future.result(timeout=30)["response"]["result_code"] == 0
+        got = future.result(timeout=10)
+    assert got["error_code"] == "IOTDA.014111" and got["command_id"]
+    assert "not with a JSON object" in got["error_msg"]
+    failure = wait_until(lambda: api.why(device["device_id"])["failures"].get("command"))
+    assert failure["code"] == "answer_malformed" and "JSON" in failure["next_step"]
 
 
 def test_an_answer_to_an_unknown_request_is_only_a_note(api, device, connected):

@@ -59,7 +59,7 @@ def test_a_report_with_several_services_is_one_push(api, device, connected, subs
 @pytest.mark.parametrize("properties, kept, reason", [
     ({"luminace": 5, "flow": 1}, {"flow": 1}, "luminance"),
     ({"flow": "high", "on": 1}, {"on": 1}, "flow"),
-    ({"flow": 101, "on": 1}, {"on": 1}, "100"),
+    ({"flow": 101, "on": 1}, {"flow": 101, "on": 1}, "100"),  # noted and kept
     ({"on": 1.5, "flow": 2}, {"flow": 2}, "on"),
     ({"mode": "FAST", "flow": 3}, {"flow": 3}, "AUTO"),
     ({"label": "x" * 17, "flow": 4}, {"flow": 4}, "16"),

@@ -116,30 +116,6 @@ static void a_notification_has_the_documented_form(void **state)
                         ENVELOPE("device.status", "update") "},\"body\":{\"status\":\"ONLINE\"}}}");
 }
 
-static void the_content_of_a_message_is_json_text_or_base64(void **state)
-{
-    static const char *const rows[][2] = {
-        { " {\"a\" : 1.50} ", "{\"a\":1.50}" },
-        { "[1, 2]", "[1,2]" },
-        { "12", "12" },
-        { "plain \"text\"", "\"plain \\\"text\\\"\"" },
-        { "{\"a\":", "\"{\\\"a\\\":\"" },
-        { "\xff\xfe", "\"//4=\"" },
-        { "", "\"\"" },
-    };
-    (void)state;
-    for (size_t i = 0; i < CW_ARRAY_LEN(rows); i++) {
-        Causeway__Event e = event_of(KIND(MESSAGE_REPORT), rows[i][0]);
-        char *want = cw_sprintf(ENVELOPE("device.message", "report") ",\"tags\":[]},\"body\":{"
-                                                                     "\"topic\":\"$oc/devices/"
-                                                                     "pump-7/sys/messages/up\","
-                                                                     "\"content\":%s}}}",
-                                rows[i][1]);
-        assert_notification(&e, want);
-        free(want);
-    }
-}
-
 static void a_body_that_is_no_object_makes_no_notification(void **state)
 {
     struct cw_buf b = { 0 };
@@ -272,7 +248,6 @@ int main(void)
         cmocka_unit_test(an_event_is_owed_to_the_rules_of_its_kind_and_space),
         cmocka_unit_test(subjects_are_served_known_or_unknown),
         cmocka_unit_test(a_notification_has_the_documented_form),
-        cmocka_unit_test(the_content_of_a_message_is_json_text_or_base64),
         cmocka_unit_test(a_body_that_is_no_object_makes_no_notification),
         cmocka_unit_test(a_url_needs_scheme_host_port_and_path),
         cmocka_unit_test(a_long_url_is_refused_without_harm),

@@ -122,9 +122,11 @@ static void what_does_not_fit_is_forwarded_but_not_kept(void **state)
     assert_int_equal(r.n_services, 3);
     assert_non_null(strstr(r.event.data, "luminace"));
     assert_non_null(strstr(r.event.data, "Pmup"));
-    assert_int_equal(r.n_parts, 1);
+    assert_int_equal(r.n_parts, 2);
     assert_part(&r, 0, "Pump", "{\"flow\":3}", "20251124T160000Z");
+    assert_part(&r, 1, "Pump", "{\"flow\":101}", "20251124T160000Z"); /* noted and kept */
     assert_string_equal(r.code, "unknown_property");
+    assert_non_null(strstr(r.reason, "Pump.luminace: "));
     assert_non_null(strstr(r.reason, "luminance"));
     assert_non_null(strstr(r.reason, "and 3 more"));
     json_t *verdicts = json_loads(r.verdicts.data, 0, NULL);
