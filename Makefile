@@ -23,7 +23,7 @@ SWARM_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/load/*.c))
 SIM_OBJ   := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/simulator/*.c))
 TOOLS     := $(BUILD)/bin/swarm $(BUILD)/bin/simulator
 
-.PHONY: all bootstrap up down status demo bench test test-integration asan format format-check lint clean
+.PHONY: all bootstrap up down status demo bench test test-unit test-integration asan format format-check lint clean
 all: $(BUILD)/libcommon.a $(UNIT) $(DAEMON_BINS) $(TOOLS)
 
 bootstrap:
@@ -75,12 +75,12 @@ $(BUILD)/bin/simulator: $(SIM_OBJ)
 .SECONDARY:
 test: bootstrap
 	@$(MAKE) --no-print-directory all
-	@BUILD=$(BUILD) tests/run
+	@BUILD=$(BUILD) tests/run unit integration
 
-# Real daemons, real clients, through the public API.
-test-integration: bootstrap
+# One half alone: programs in the process; real daemons and clients through the public API.
+test-unit test-integration: bootstrap
 	@$(MAKE) --no-print-directory all
-	@BUILD=$(BUILD) tests/run integration
+	@BUILD=$(BUILD) tests/run $(@:test-%=%)
 
 up: bootstrap
 	@$(MAKE) --no-print-directory all
