@@ -132,7 +132,7 @@ static void ensure(struct part *p)
 /* Runs callbacks of records that have been taken off the partition already. */
 static void finish(struct record *records, size_t n, int rc)
 {
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; records && i < n; i++)
         if (records[i].cb)
             records[i].cb(rc, records[i].arg);
     free(records);
@@ -321,8 +321,9 @@ struct cw_log_append *cw_log_append_open(struct cw_app *app, const char *log)
     l->app = app;
     l->log = log;
     /* batches are counted per writer: a second one in this process needs a name of its own */
-    snprintf(text, sizeof text, opened ? "-%u" : "", opened);
-    snprintf(l->writer, sizeof l->writer, "%s%s", cw_app_instance(app), text);
+    if (opened)
+        snprintf(text, sizeof text, "-%u", opened);
+    snprintf(l->writer, sizeof l->writer, "%s%s", cw_app_instance(app), opened ? text : "");
     opened++;
     wire_put(&l->header, WIRE_BATCH_GATEWAY, cw_app_instance(app), strlen(cw_app_instance(app)));
     snprintf(text, sizeof text, "log=\"%s\"", log);

@@ -358,7 +358,7 @@ static void on_db(bool connected, void *arg)
 struct cw_log_owner *cw_log_owner_open(struct cw_app *app, struct cw_db *db,
                                        const struct cw_log_owner_config *cfg)
 {
-    static const struct timeval every = { LOOK_MS / 1000, LOOK_MS % 1000 * 1000 };
+    static const struct timeval every = { LOOK_MS / 1000, LOOK_MS % 1000 * 1000L };
     struct cw_log_owner *o = cw_calloc(1, sizeof *o);
     *o = (struct cw_log_owner){ .app = app, .db = db, .cfg = *cfg };
     char *name = cw_sprintf("%s %s", cfg->group, cfg->log);

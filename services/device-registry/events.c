@@ -159,6 +159,7 @@ static void done(struct cw_log_txn *txn, bool committed, void *self)
         return;
     HASH_ITER(hh, w->statuses, s, next)
     {
+        /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): the table has let go of what was freed */
         HASH_DEL(w->statuses, s);
         free(s);
     }

@@ -159,6 +159,6 @@ void login_check(struct login_refusal *out, const Causeway__SessionOpen *open,
         wrong_password(out, open, device->secrets->primary);
     else
         check_clock(out, open, now_ms);
-    if (!out->connack)
+    if (!out->connack && device)
         check_state(out, open, device);
 }

@@ -8,8 +8,8 @@
 #include "proto/subjects.h"
 #include "services/push-notifier/notifier.h"
 
-#define TICK_MS  100
-#define LEDGER_S 5
+#define TICK_MS   100
+#define LEDGER_MS 5000
 
 #define AT(f) offsetof(struct notifier, f)
 static const struct cw_option options[] = {
@@ -130,7 +130,7 @@ static int start(struct cw_app *app, void *self)
                                                                 .release = partition_release,
                                                                 .lost = partition_lost });
     n->tick = every(n, TICK_MS, on_tick);
-    n->ledger = every(n, LEDGER_S * 1000, on_ledger);
+    n->ledger = every(n, LEDGER_MS, on_ledger);
     n->sweep = every(n, n->sweep_ms, on_sweep);
     return 0;
 }

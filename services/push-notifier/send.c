@@ -52,7 +52,7 @@ static void header_text(char *out, size_t size, const char *text)
 {
     size_t i = 0;
     for (; text[i] && i + 1 < size; i++)
-        out[i] = text[i] > ' ' && text[i] < 0x7f ? text[i] : '_';
+        out[i] = (char)(text[i] > ' ' && text[i] <= '~' ? text[i] : '_');
     out[i] = '\0';
 }
 

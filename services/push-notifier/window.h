@@ -209,11 +209,11 @@ void window_tick(struct window *w, int64_t now_ms);
 void window_answered(struct item *item, bool delivered, int64_t now_ms);
 /* A row that was loaded for a lane; push becomes the item's. */
 struct loaded_row {
-    uint64_t seq;
-    uint32_t idx;
     Causeway__Push *push;
-    unsigned attempts;
+    uint64_t seq;
     int64_t spent_ms, counted_ms;
+    uint32_t idx;
+    unsigned attempts;
 };
 /* In order, from lane->from_seq and from_idx on, at most lane->stored. !ok: could not be loaded;
  * again after a second. */

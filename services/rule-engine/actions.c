@@ -115,8 +115,10 @@ static bool detail_read(struct cw_api_call *call, struct engine *e, struct detai
     }
     json_object_foreach(all, key, v) if (strcmp(key, CHANNEL_MEMBER) != 0)
     {
-        cw_api_fail(call, CW_E_INVALID, "channel_detail.%s does not belong to channel " CHANNEL
-                    ", which takes channel_detail." CHANNEL_MEMBER ".", key);
+        cw_api_fail(call, CW_E_INVALID,
+                    "channel_detail.%s does not belong to channel " CHANNEL
+                    ", which takes channel_detail." CHANNEL_MEMBER ".",
+                    key);
         return false;
     }
     if (!(o = json_object_get(all, CHANNEL_MEMBER))) {

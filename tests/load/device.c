@@ -69,7 +69,8 @@ static void bind_source(const struct swarm *w, int fd, const struct device *d)
         return;
     from.sin_addr.s_addr = htonl(0x7f000001 + index / PER_SOURCE);
     setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &(int){ 1 }, sizeof(int));
-    bind(fd, (struct sockaddr *)&from, sizeof from);
+    if (bind(fd, (struct sockaddr *)&from, sizeof from) < 0)
+        perror("swarm: bind to another address of loopback");
 }
 
 void device_connect(struct swarm *w, struct device *d)

@@ -20,9 +20,10 @@ static int start_all(void **state)
 {
     char conninfo[128];
     int rc = start(state);
-    pg_do("CREATE FUNCTION t.fact_event(n bigint) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$ SELECT "
-          "'\\x080620'::bytea || set_byte(set_byte(set_byte('\\x000000', 0, (n & 127)::int | 128), "
-          "1, (n >> 7 & 127)::int | 128), 2, (n >> 14)::int) $$");
+    pg_do(
+        "CREATE FUNCTION t.fact_event(n bigint) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$ SELECT "
+        "'\\x080620'::bytea || set_byte(set_byte(set_byte('\\x000000', 0, (n & 127)::int | 128), "
+        "1, (n >> 7 & 127)::int | 128), 2, (n >> 14)::int) $$");
     snprintf(conninfo, sizeof conninfo, "host=127.0.0.1 port=%d user=postgres dbname=postgres",
              pg.port);
     application = PQconnectdb(conninfo);
