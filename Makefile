@@ -4,6 +4,9 @@ CC       ?= gcc
 CFLAGS   ?= -O2 -g
 ALL_CFLAGS = -std=gnu17 -D_GNU_SOURCE -Wall -Wextra -Werror -I. -I$(BUILD)/gen $(CFLAGS) $(SAN) \
              $(PKG_CFLAGS)
+# A line a step; V=1 shows the commands.
+Q         = $(if $(V),,@)
+say       = @$(if $(V),:,printf '  %-6s %s\n' $(1) $(2))
 
 LIB_SRC  := $(wildcard libcommon/*.c)
 PROTO_C  := $(BUILD)/gen/proto/causeway.pb-c.c
@@ -31,25 +34,30 @@ bootstrap:
 
 $(PROTO_C): proto/causeway.proto
 	@mkdir -p $(@D)
-	protoc-c --c_out=$(@D) --proto_path=proto $<
+	$(call say,PROTO,$<)
+	@protoc-c --c_out=$(@D) --proto_path=proto $<
 
 $(PROTO_OBJ): $(PROTO_C)
-	$(CC) $(ALL_CFLAGS) -c $< -o $@
+	$(call say,CC,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
 
 $(ROUTES_C): proto/openapi.json proto/gen_routes.py libcommon/error.h
 	@mkdir -p $(@D)
-	python3 proto/gen_routes.py proto/openapi.json $(@D)
+	$(call say,ROUTES,$<)
+	@python3 proto/gen_routes.py proto/openapi.json $(@D)
 
 $(ROUTES_OBJ): $(ROUTES_C) proto/route_table.h
-	$(CC) $(ALL_CFLAGS) -c $< -o $@
+	$(call say,CC,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
 
 $(BUILD)/%.o: %.c | $(PROTO_C) $(ROUTES_C)
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
+	$(call say,CC,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
 
 $(BUILD)/libcommon.a: $(LIB_OBJ)
-	@rm -f $@
-	ar rcs $@ $^
+	$(call say,AR,$@)
+	@rm -f $@ && ar rcs $@ $^
 
 # A daemon is its folder and libcommon; a test names foreign objects on a line "links: a.c b.c".
 objects = $(patsubst %.c,$(BUILD)/%.o,$(wildcard services/$(1)/*.c))
@@ -57,33 +65,37 @@ links = $(patsubst %.c,$(BUILD)/%.o,$(shell sed -n 's|.*links: \(.*[.]c\).*|\1|p
 .SECONDEXPANSION:
 $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $$(call links,$$*) $(BUILD)/libcommon.a
 	@mkdir -p $(@D)
-	$(CC) $(SAN) $^ -lcmocka $(LIBS) -o $@
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(SAN) $^ -lcmocka $(LIBS) -o $@
 
 $(DAEMON_BINS): $(BUILD)/bin/%: $$(call objects,$$*) $(BUILD)/libcommon.a
 	@mkdir -p $(@D)
-	$(CC) $(SAN) $^ $(LIBS) -o $@
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(SAN) $^ $(LIBS) -o $@
 
 # The device swarm and the simulator know nothing of the platform: no libcommon.
 $(BUILD)/bin/swarm: $(SWARM_OBJ)
 	@mkdir -p $(@D)
-	$(CC) $(SAN) $^ -lcrypto -lm -o $@
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(SAN) $^ -lcrypto -lm -o $@
 
 $(BUILD)/bin/simulator: $(SIM_OBJ)
 	@mkdir -p $(@D)
-	$(CC) $(SAN) $^ $(shell pkg-config --libs libmosquitto jansson libcrypto) -lm -o $@
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(SAN) $^ $(shell pkg-config --libs libmosquitto jansson libcrypto) -lm -o $@
 
 .SECONDARY:
 test: bootstrap
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory -j"$$(nproc)" all
 	@BUILD=$(BUILD) tests/run unit integration
 
 # One half alone: programs in the process; real daemons and clients through the public API.
 test-unit test-integration: bootstrap
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory -j"$$(nproc)" all
 	@BUILD=$(BUILD) tests/run $(@:test-%=%)
 
 up: bootstrap
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory -j"$$(nproc)" all
 	@BUILD=$(BUILD) scripts/up
 
 down:
@@ -93,11 +105,11 @@ status:
 	@scripts/status
 
 demo: bootstrap
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory -j"$$(nproc)" all
 	@BUILD=$(BUILD) ONCE=$(ONCE) scripts/demo
 
 bench: bootstrap
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory -j"$$(nproc)" all
 	@BUILD=$(BUILD) tests/load/bench
 
 asan:

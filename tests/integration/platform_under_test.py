@@ -3,6 +3,7 @@ asked over the public API and the sockets of each instance."""
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import socket
@@ -81,17 +82,19 @@ class Platform:
         os.makedirs(f"{self.var}/etc", exist_ok=True)
         pathlib.Path(f"{self.var}/etc/{name}").write_text(lines + "\n")
 
-    def script(self, name):
+    def script(self, name, check=True):
         done = subprocess.run([str(ROOT / "scripts" / name)], cwd=ROOT, env=self.environment,
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, timeout=180)
-        if done.returncode:
+        if done.returncode and check:
             raise RuntimeError(f"scripts/{name} ended with {done.returncode}:\n{done.stdout[-4000:]}\n"
                                + self.logs())
         return done
 
     def stop(self):
         self.script("down")
+        findings = self.findings()
+        assert not findings, "the daemons' logs have findings of a sanitizer:\n" + "\n".join(findings)
         if not os.environ.get("CAUSEWAY_KEEP"):
             shutil.rmtree(self.var, ignore_errors=True)
 
@@ -215,6 +218,13 @@ class Platform:
 
     def log_files(self):
         return sorted(pathlib.Path(self.var).glob("log/*/current"))
+
+    def findings(self):
+        """What a sanitizer wrote before it ended a daemon (make asan)."""
+        said = re.compile(r"ERROR: \w+Sanitizer|runtime error:")
+        return [f"{path.parent.name}: {text[at.start():at.start() + 3000]}"
+                for path in sorted(pathlib.Path(self.var).glob("log/*/*"))
+                for text in [path.read_text(errors="replace")] for at in [said.search(text)] if at]
 
     def log_sizes(self):
         return {str(p): p.stat().st_size for p in self.log_files()}
