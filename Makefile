@@ -26,7 +26,7 @@ SWARM_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/load/*.c))
 SIM_OBJ   := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/simulator/*.c))
 TOOLS     := $(BUILD)/bin/swarm $(BUILD)/bin/simulator
 
-.PHONY: all bootstrap up down status demo bench test test-unit test-integration asan format format-check lint clean
+.PHONY: all bootstrap up down status demo bench fault test test-unit test-integration asan format format-check lint clean
 all: $(BUILD)/libcommon.a $(UNIT) $(DAEMON_BINS) $(TOOLS)
 
 bootstrap:
@@ -111,6 +111,11 @@ demo: bootstrap
 bench: bootstrap
 	@$(MAKE) --no-print-directory -j"$$(nproc)" all
 	@BUILD=$(BUILD) tests/load/bench
+
+# make fault SEED=7 ROUNDS=30: the same seed breaks the same things
+fault: bootstrap
+	@$(MAKE) --no-print-directory -j"$$(nproc)" all
+	@BUILD=$(BUILD) tests/fault/fault $(if $(SEED),--seed $(SEED)) --rounds $(or $(ROUNDS),10)
 
 asan:
 	@$(MAKE) --no-print-directory test BUILD=build-asan SAN="-fsanitize=address,undefined -fno-sanitize-recover=all"

@@ -20,6 +20,7 @@ PORT_TABLE = (
     ("rest", 8080), ("rest_tls", 8443), ("mqtt", 1883), ("mqtts", 8883), ("ws", 8083), ("wss", 8084),
     ("coap", 5683), ("coaps", 5684), ("http_device", 8444), ("object", 8943), ("nats", 14222), ("postgresql", 15432),
 )  # fmt: skip
+ELSEWHERE = ("NATS_URL", "DB")  # servers that somebody else runs: what a person sets counts
 NOT_SETTINGS = ("role", "publish", "subscribe")
 
 
@@ -83,8 +84,8 @@ def own_settings(name, number):
 
 def environment(name, number, row, known):
     """The whole environment of one instance."""
-    port = ports()
-    env = own_settings(name, number)
+    port, own = ports(), own_settings(name, number)
+    env = dict(own)
     for key, value in row.items():
         if key not in NOT_SETTINGS:
             env[key] = re.sub(r"\{([\w.]+)\}", lambda at: known[at[1]], value)
@@ -101,4 +102,5 @@ def environment(name, number, row, known):
         env["DB"] = (
             f"host={LOCAL} port={port['postgresql']} dbname={DATABASE} user={role} password={secret('db.' + role)}"
         )
+    env |= {key: own[key] for key in ELSEWHERE if key in own}
     return {f"CAUSEWAY_{key}": value for key, value in env.items()}

@@ -150,12 +150,12 @@ class Platform:
     def lose_run_folder(self):
         shutil.rmtree(f"{self.var}/run", ignore_errors=True)
 
-    def sql(self, text):
+    def sql(self, text, database="causeway"):
         """As the database's superuser; rows as lines, columns separated by |."""
         secret = pathlib.Path(f"{self.var}/secrets/db.postgres")
         env = {"PATH": "/usr/bin:/bin", "PGPASSWORD": secret.read_text().strip()}
         done = subprocess.run(["psql", "-XqtAw", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p",
-                               str(self.base + 11), "-U", "postgres", "-d", "causeway", "-c", text],
+                               str(self.base + 11), "-U", "postgres", "-d", database, "-c", text],
                               text=True, capture_output=True, timeout=30, env=env)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
