@@ -12,7 +12,8 @@
 void text_cut(char *out, size_t size, const char *text, size_t len)
 {
     size_t n = len < size - 1 ? len : size - 1;
-    memcpy(out, text, n);
+    if (n)
+        memcpy(out, text, n);
     while (n < len && n > 0 && ((unsigned char)text[n] & 0xc0) == 0x80)
         n--;
     out[n] = '\0';

@@ -21,8 +21,9 @@ def uplink(platform):
 def up_to_date(platform):
     """The gauges follow the positions every few seconds."""
     def same():
-        kept = platform.sql("SELECT coalesce(sum(t), 0) FROM data.position, unnest(totals) t "
-                            "WHERE log = 'UPLINK'")
+        kept = platform.sql("SELECT (SELECT coalesce(sum(t), 0) FROM data.position, unnest(totals) t "
+                            "WHERE log = 'UPLINK') + (SELECT coalesce(sum(n), 0) FROM data.quarantined "
+                            "WHERE log = 'UPLINK')")
         totals = uplink(platform)
         return sum(totals.values()) == int(kept) and totals
     return wait_until(same, 15, 0.2, "the gauges show what is committed")

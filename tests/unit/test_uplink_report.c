@@ -280,10 +280,19 @@ static void topics_are_told_apart(void **state)
     assert_string_equal(t.request_id, "");
 }
 
+static void a_text_that_is_not_there_is_cut_to_nothing(void **state)
+{
+    char out[8] = "before";
+    (void)state;
+    text_cut(out, sizeof out, NULL, 0); /* the payload of an empty frame */
+    assert_string_equal(out, "");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_fits_goes_to_shadow_and_event),
+        cmocka_unit_test(a_text_that_is_not_there_is_cut_to_nothing),
         cmocka_unit_test(every_form_of_event_time_is_forwarded_as_given),
         cmocka_unit_test(what_does_not_fit_is_forwarded_but_not_kept),
         cmocka_unit_test(verdicts_of_one_report_are_bounded),
