@@ -26,7 +26,7 @@ SWARM_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/load/*.c))
 SIM_OBJ   := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/simulator/*.c))
 TOOLS     := $(BUILD)/bin/swarm $(BUILD)/bin/simulator
 
-.PHONY: all bootstrap up down status demo bench fault test test-unit test-integration asan format format-check lint clean
+.PHONY: all bootstrap up down status demo bench fault fuzz fuzzers test test-unit test-integration asan format format-check lint clean
 all: $(BUILD)/libcommon.a $(UNIT) $(DAEMON_BINS) $(TOOLS)
 
 bootstrap:
@@ -117,6 +117,21 @@ fault: bootstrap
 	@$(MAKE) --no-print-directory -j"$$(nproc)" all
 	@BUILD=$(BUILD) tests/fault/fault $(if $(SEED),--seed $(SEED)) --rounds $(or $(ROUNDS),10)
 
+# Each parser that faces the network or a user, for SECONDS_EACH; clang's libFuzzer.
+FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_SAN = -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all
+fuzz_links = $(patsubst %.c,$(BUILD)/%.o,$(shell sed -n 's|.*links: \(.*[.]c\).*|\1|p' tests/fuzz/$(1).c))
+$(BUILD)/fuzz/%: $(BUILD)/tests/fuzz/%.o $$(call fuzz_links,$$*) $(BUILD)/libcommon.a
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(SAN) -fsanitize=fuzzer $^ $(LIBS) -o $@
+
+fuzzers: $(FUZZERS)
+fuzz:
+	@FUZZ=clang scripts/bootstrap
+	@$(MAKE) --no-print-directory -j"$$(nproc)" BUILD=build-fuzz CC=clang SAN="$(FUZZ_SAN)" fuzzers
+	@BUILD=build-fuzz SECONDS_EACH=$(SECONDS_EACH) tests/fuzz/run
+
 asan:
 	@$(MAKE) --no-print-directory test BUILD=build-asan SAN="-fsanitize=address,undefined -fno-sanitize-recover=all"
 
@@ -127,12 +142,12 @@ format-check:
 	clang-format --dry-run -Werror $(SOURCES)
 
 # One run a file: clang-tidy 14 loses track of va_start in the second of several.
-LINTED := $(LIB_SRC) $(wildcard services/*/*.c tests/load/*.c tests/simulator/*.c)
+LINTED := $(LIB_SRC) $(wildcard services/*/*.c tests/load/*.c tests/simulator/*.c tests/fuzz/*.c)
 lint: $(PROTO_C) $(ROUTES_C)
 	@printf '%s\n' $(LINTED) | xargs -P "$$(nproc)" -I '{}' sh -c 'clang-tidy --quiet "$$1" -- -std=gnu17 -D_GNU_SOURCE \
 	    -I. -I$(BUILD)/gen $(PKG_CFLAGS) 2>/dev/null || { echo "lint: $$1" >&2; exit 1; }' lint '{}'
 
 clean:
-	rm -rf build build-asan
+	rm -rf build build-asan build-fuzz
 
 -include $(shell find $(BUILD) -name "*.d" 2>/dev/null)
