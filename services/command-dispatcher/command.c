@@ -274,7 +274,7 @@ static void on_inserted(PGresult *res, void *arg)
 {
     struct command *cmd = arg;
     cmd->asked = false;
-    if (cmd->call && !answer_if_failed(cmd->call, res, "command")) {
+    if (cmd->call && !cw_api_db_failed(cmd->call, res, "command")) {
         send_down(cmd);
         return;
     }
@@ -305,7 +305,7 @@ static void keep_receipt(struct command *cmd)
     cmd->asked = cw_db_exec(d->db, &insert, CW_ARRAY_LEN(par), par, on_inserted, cmd) != NULL;
     cw_buf_free(&paras);
     if (!cmd->asked) {
-        answer_no_db(cmd->call);
+        cw_api_no_db(cmd->call);
         leave(cmd);
         free_if_over(cmd);
     }
@@ -407,7 +407,7 @@ void create_command(struct cw_api_call *call, void *self)
     cmd->asked = true;
     if (target_find(d, cw_api_path(call, "device_id"), on_target, cmd) < 0) {
         cmd->asked = false;
-        answer_no_db(call);
+        cw_api_no_db(call);
         leave(cmd);
         free_if_over(cmd);
     }

@@ -1,7 +1,7 @@
 /* dispatcher.h - what the files of command-dispatcher share. */
 #pragma once
 
-#include "libcommon/api.h"
+#include "libcommon/api_rows.h"
 #include "libcommon/bus.h"
 #include "libcommon/clock.h"
 #include "libcommon/db.h"
@@ -80,11 +80,8 @@ enum message_event { ON_ACK, ON_NO_ACK, ON_OFFLINE, ON_NOT_SUBSCRIBED, ON_EXPIRE
 int message_next(enum message_status from, enum message_event ev);
 const char *message_status_name(enum message_status s);
 
-/* ---- answer.c */
+/* ---- downlink.c */
 
-/* True if res is fine; else the call has been failed. */
-bool answer_if_failed(struct cw_api_call *call, const PGresult *res, const char *what);
-void answer_no_db(struct cw_api_call *call);
 /* Asks the gateway that holds a session. outcome CW_… of DownlinkReply; rc as in cw_bus_reply_fn.
  */
 typedef void downlink_fn(int rc, const Causeway__DownlinkReply *reply, void *arg);

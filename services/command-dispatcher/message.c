@@ -124,7 +124,7 @@ static void on_inserted(PGresult *res, void *arg)
 {
     struct creating *c = arg;
     char at[CW_TIME_LEN], subject[64];
-    if (answer_if_failed(c->call, res, "message")) {
+    if (cw_api_db_failed(c->call, res, "message")) {
         creating_free(c);
         return;
     }
@@ -179,7 +179,7 @@ static void store(struct creating *c, json_t *body)
                                               c->payload.len),
                                        cw_db_int(c->created_ms, created) };
     if (!cw_db_exec(c->d->db, &insert, CW_ARRAY_LEN(par), par, on_inserted, c)) {
-        answer_no_db(c->call);
+        cw_api_no_db(c->call);
         creating_free(c);
     }
     free(message);
@@ -219,7 +219,7 @@ void create_message(struct cw_api_call *call, void *self)
     else
         cw_uuid(c->id);
     if (target_find(self, cw_api_path(call, "device_id"), on_target, c) < 0) {
-        answer_no_db(call);
+        cw_api_no_db(call);
         creating_free(c);
     }
 }
@@ -244,38 +244,23 @@ static const struct cw_stmt show = {
                     "ON m.device_key = d.device_key AND m.message_id = $2 WHERE d.device_id = $1"
 };
 
-static void put(json_t *o, const char *key, const PGresult *res, int row, const char *column)
-{
-    const char *s = cw_db_str(res, row, column);
-    if (s)
-        json_object_set_new(o, key, json_string(s));
-}
-
-static void put_json(json_t *o, const char *key, const PGresult *res, int row)
-{
-    const char *s = cw_db_str(res, row, key);
-    json_t *v = s ? cw_json_parse(s, strlen(s), &(struct cw_json_error){ 0 }) : NULL;
-    if (v)
-        json_object_set_new(o, key, v);
-}
-
 static json_t *message_json(const PGresult *res, int row)
 {
     json_t *o = json_object();
-    put(o, "message_id", res, row, "message_id");
-    put(o, "name", res, row, "name");
-    put_json(o, "message", res, row);
-    put(o, "encoding", res, row, "encoding");
-    put(o, "payload_format", res, row, "payload_format");
-    put(o, "topic", res, row, "topic");
-    put_json(o, "properties", res, row);
-    put(o, "status", res, row, "status");
-    put(o, "created_time", res, row, "created");
-    put(o, "finished_time", res, row, "finished");
+    cw_row_text(o, "message_id", res, row, "message_id");
+    cw_row_text(o, "name", res, row, "name");
+    cw_row_json(o, "message", res, row, "message");
+    cw_row_text(o, "encoding", res, row, "encoding");
+    cw_row_text(o, "payload_format", res, row, "payload_format");
+    cw_row_text(o, "topic", res, row, "topic");
+    cw_row_json(o, "properties", res, row, "properties");
+    cw_row_text(o, "status", res, row, "status");
+    cw_row_text(o, "created_time", res, row, "created");
+    cw_row_text(o, "finished_time", res, row, "finished");
     if (cw_db_str(res, row, "error_code")) {
         json_t *e = json_object();
-        put(e, "error_code", res, row, "error_code");
-        put(e, "error_msg", res, row, "error_msg");
+        cw_row_text(e, "error_code", res, row, "error_code");
+        cw_row_text(e, "error_msg", res, row, "error_msg");
         json_object_set_new(o, "error_info", e);
     }
     return o;
@@ -283,7 +268,7 @@ static json_t *message_json(const PGresult *res, int row)
 
 static bool device_is_there(struct cw_api_call *call, const PGresult *res)
 {
-    if (answer_if_failed(call, res, "messages"))
+    if (cw_api_db_failed(call, res, "messages"))
         return false;
     if (PQntuples(res) > 0)
         return true;
@@ -317,7 +302,7 @@ void list_messages(struct cw_api_call *call, void *self)
 {
     struct dispatcher *d = self;
     if (!cw_db_exec(d->db, &list, 1, &CW_TEXT(cw_api_path(call, "device_id")), on_list, call))
-        answer_no_db(call);
+        cw_api_no_db(call);
 }
 
 void show_message(struct cw_api_call *call, void *self)
@@ -326,5 +311,5 @@ void show_message(struct cw_api_call *call, void *self)
     const struct cw_db_param par[] = { CW_TEXT(cw_api_path(call, "device_id")),
                                        CW_TEXT(cw_api_path(call, "message_id")) };
     if (!cw_db_exec(d->db, &show, 2, par, on_show, call))
-        answer_no_db(call);
+        cw_api_no_db(call);
 }

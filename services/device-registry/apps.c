@@ -37,9 +37,9 @@ static const struct cw_stmt stmt_find_default = { "apps_find_default",
 static json_t *app_json(const PGresult *res, int row)
 {
     json_t *o = json_object();
-    put_text(o, "app_id", res, row, "app_id");
-    put_text(o, "app_name", res, row, "app_name");
-    put_text(o, "create_time", res, row, "create_time");
+    cw_row_text(o, "app_id", res, row, "app_id");
+    cw_row_text(o, "app_name", res, row, "app_name");
+    cw_row_text(o, "create_time", res, row, "create_time");
     json_object_set_new(o, "default_app",
                         json_boolean(strcmp(cw_db_str(res, row, "default_app"), "t") == 0));
     return o;
@@ -47,7 +47,7 @@ static json_t *app_json(const PGresult *res, int row)
 
 static void on_list(PGresult *res, void *arg)
 {
-    if (answer_if_failed(arg, res, "list spaces"))
+    if (cw_api_db_failed(arg, res, "list spaces"))
         return;
     json_t *list = json_array();
     for (int i = 0; i < PQntuples(res); i++)
@@ -60,13 +60,13 @@ void show_applications(struct cw_api_call *call, void *self)
     struct registry *r = self;
     const struct cw_db_param p[] = { CW_TEXT(cw_api_query(call, "default_app")) };
     if (!cw_db_exec(r->db, &stmt_list, 1, p, on_list, call))
-        answer_no_db(call);
+        cw_api_no_db(call);
 }
 
 static void on_show(PGresult *res, void *arg)
 {
     struct cw_api_call *call = arg;
-    if (answer_if_failed(call, res, "show a space"))
+    if (cw_api_db_failed(call, res, "show a space"))
         return;
     if (PQntuples(res) == 0)
         cw_api_fail(call, CW_E_NO_APP, "Space \"%s\".", cw_api_path(call, "app_id"));
@@ -79,18 +79,18 @@ void show_application(struct cw_api_call *call, void *self)
     struct registry *r = self;
     const struct cw_db_param p[] = { CW_TEXT(cw_api_path(call, "app_id")) };
     if (!cw_db_exec(r->db, &stmt_show, 1, p, on_show, call))
-        answer_no_db(call);
+        cw_api_no_db(call);
 }
 
 static void on_add(PGresult *res, void *arg)
 {
     struct cw_api_call *call = arg;
-    if (broke(res, "app_name_taken")) {
+    if (cw_db_broke(res, "app_name_taken")) {
         cw_api_fail(call, CW_E_APP_NAME_TAKEN, "app_name \"%s\" is in use.",
-                    body_text(cw_api_body(call), "app_name"));
+                    cw_body_text(cw_api_body(call), "app_name"));
         return;
     }
-    if (answer_if_failed(call, res, "create a space"))
+    if (cw_api_db_failed(call, res, "create a space"))
         return;
     if (PQntuples(res) == 0)
         cw_api_fail(call, CW_E_APP_QUOTA, "There are as many spaces as CAUSEWAY_APPS_MAX allows.");
@@ -103,10 +103,10 @@ void add_application(struct cw_api_call *call, void *self)
     struct registry *r = self;
     char id[33], max[24];
     const struct cw_db_param p[] = { CW_TEXT(cw_random_hex(id, 32)),
-                                     CW_TEXT(body_text(cw_api_body(call), "app_name")),
+                                     CW_TEXT(cw_body_text(cw_api_body(call), "app_name")),
                                      cw_db_int(r->apps_max, max) };
     if (!cw_db_exec(r->db, &stmt_add, 3, p, on_add, call))
-        answer_no_db(call);
+        cw_api_no_db(call);
 }
 
 /* ---- the default space */

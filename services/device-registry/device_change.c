@@ -72,7 +72,7 @@ static void change_free(struct change *c)
 
 static void no_db(struct change *c)
 {
-    answer_no_db(c->call);
+    cw_api_no_db(c->call);
     change_free(c);
 }
 
@@ -85,7 +85,7 @@ static void no_device(struct change *c)
 static void on_found(PGresult *res, void *arg)
 {
     struct change *c = arg;
-    if (answer_if_failed(c->call, res, "change a device"))
+    if (cw_api_db_failed(c->call, res, "change a device"))
         change_free(c);
     else if (PQntuples(res) == 0)
         no_device(c);
@@ -119,7 +119,7 @@ static void begin(struct registry *r, struct cw_api_call *call,
 /* True if the change is committed; else it is tried again or the call has been failed. */
 static bool written(struct change *c, const PGresult *res, const char *what)
 {
-    if (answer_if_failed(c->call, res, what)) {
+    if (cw_api_db_failed(c->call, res, what)) {
         change_free(c);
         return false;
     }
@@ -189,8 +189,8 @@ static void make_update(struct change *c, const PGresult *row)
     const struct cw_db_param p[] = {
         cw_db_int(c->device_key, key),
         cw_db_int(c->version, version),
-        CW_TEXT(body_text(shown, "device_name")),
-        CW_TEXT(body_text(shown, "description")),
+        CW_TEXT(cw_body_text(shown, "device_name")),
+        CW_TEXT(cw_body_text(shown, "description")),
         CW_TEXT(extension_text),
         CW_TEXT(json_is_true(json_object_get(auth, "secure_access")) ? "t" : "f"),
         cw_db_int(json_integer_value(json_object_get(auth, "timeout")), timeout),
@@ -232,7 +232,7 @@ static void on_cut(bool confirmed, void *arg)
 static void on_session_to_cut(PGresult *res, void *arg)
 {
     struct change *c = arg;
-    if (answer_if_failed(c->call, res, "find the session (the secret is changed)"))
+    if (cw_api_db_failed(c->call, res, "find the session (the secret is changed)"))
         change_free(c);
     else if (PQntuples(res) == 0)
         answer_reset(c);
@@ -260,7 +260,7 @@ static void make_reset(struct change *c, const PGresult *row)
 {
     char key[24], version[24], context[64];
     json_t *body = cw_api_body(c->call);
-    const char *given = body_text(body, "secret"), *type = body_text(body, "secret_type");
+    const char *given = cw_body_text(body, "secret"), *type = cw_body_text(body, "secret_type");
     if (strcmp(cw_db_str(row, 0, "auth_type"), "SECRET") != 0) {
         cw_api_fail(c->call, CW_E_INVALID, "The device has auth_type CERTIFICATES: no secret.");
         change_free(c);
@@ -312,7 +312,7 @@ static void on_deleted(PGresult *res, void *arg)
 {
     struct change *c = arg;
     char key[24];
-    if (broke(res, "device_parent")) {
+    if (cw_db_broke(res, "device_parent")) {
         cw_api_fail(c->call, CW_E_HAS_CHILDREN, "Device \"%s\".",
                     cw_api_path(c->call, "device_id"));
         change_free(c);

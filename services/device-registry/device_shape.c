@@ -48,12 +48,12 @@ static void put_secret(json_t *o, const char *key, const struct registry *r, con
 static json_t *auth_json(const struct registry *r, const PGresult *res, int row, bool secrets)
 {
     json_t *o = json_object();
-    put_text(o, "auth_type", res, row, "auth_type");
+    cw_row_text(o, "auth_type", res, row, "auth_type");
     if (secrets) {
         put_secret(o, "secret", r, res, row, false);
         put_secret(o, "secondary_secret", r, res, row, true);
-        put_text(o, "fingerprint", res, row, "fingerprint");
-        put_text(o, "secondary_fingerprint", res, row, "secondary_fingerprint");
+        cw_row_text(o, "fingerprint", res, row, "fingerprint");
+        cw_row_text(o, "secondary_fingerprint", res, row, "secondary_fingerprint");
     }
     json_object_set_new(o, "secure_access",
                         json_boolean(*cw_db_str(res, row, "secure_access") == 't'));
@@ -72,15 +72,15 @@ json_t *device_json(const struct registry *r, const PGresult *res, int row, enum
                                         "active_time" };
     json_t *o = json_object();
     for (size_t i = 0; i < CW_ARRAY_LEN(listed); i++)
-        put_text(o, listed[i], res, row, listed[i]);
+        cw_row_text(o, listed[i], res, row, listed[i]);
     json_object_set_new(o, "node_type",
                         json_string(cw_db_str(res, row, "parent_key") ? "ENDPOINT" : "GATEWAY"));
     json_object_set_new(o, "tags", json_array());
-    put_json(o, "extension_info", res, row, "extension_info");
+    cw_row_json(o, "extension_info", res, row, "extension_info");
     if (parts == DEVICE_LISTED)
         return o;
     for (size_t i = 0; i < CW_ARRAY_LEN(more); i++)
-        put_text(o, more[i], res, row, more[i]);
+        cw_row_text(o, more[i], res, row, more[i]);
     json_object_set_new(o, "auth_info", auth_json(r, res, row, parts == DEVICE_WHOLE));
     return o;
 }

@@ -61,7 +61,7 @@ static void on_show(PGresult *res, void *arg)
 {
     struct asked a = *(struct asked *)arg;
     free(arg);
-    if (answer_if_failed(a.call, res, "show a device"))
+    if (cw_api_db_failed(a.call, res, "show a device"))
         return;
     if (PQntuples(res) == 0)
         cw_api_fail(a.call, CW_E_NO_DEVICE, "Device \"%s\".", cw_api_path(a.call, "device_id"));
@@ -78,7 +78,7 @@ static struct asked *asked_new(struct registry *r, struct cw_api_call *call)
 
 static void asked_failed(struct asked *a)
 {
-    answer_no_db(a->call);
+    cw_api_no_db(a->call);
     free(a);
 }
 
@@ -102,7 +102,7 @@ static void on_list(PGresult *res, void *arg)
 {
     struct asked a = *(struct asked *)arg;
     free(arg);
-    if (answer_if_failed(a.call, res, "list devices"))
+    if (cw_api_db_failed(a.call, res, "list devices"))
         return;
     if (*cw_db_str(res, 0, "known") != 't') {
         cw_api_fail(a.call, CW_E_NO_APP, "Space \"%s\".", cw_api_query(a.call, "app_id"));
@@ -224,17 +224,17 @@ static void on_inserted(PGresult *res, void *arg)
 {
     struct adding *w = arg;
     json_t *body = cw_api_body(w->call);
-    if (broke(res, "device_taken"))
+    if (cw_db_broke(res, "device_taken"))
         cw_api_fail(w->call, CW_E_DEVICE_TAKEN, "device_id \"%s\" is registered.",
                     get(w->device, "device_id"));
-    else if (broke(res, "node_taken"))
+    else if (cw_db_broke(res, "node_taken"))
         cw_api_fail(w->call, CW_E_DEVICE_TAKEN, "node_id \"%s\" is registered.",
                     get(body, "node_id"));
-    else if (broke(res, "device_product"))
+    else if (cw_db_broke(res, "device_product"))
         cw_api_fail(w->call, CW_E_NO_PRODUCT, "It has just been deleted.");
-    else if (broke(res, "device_parent"))
+    else if (cw_db_broke(res, "device_parent"))
         cw_api_fail(w->call, CW_E_NO_GATEWAY, "It has just been deleted.");
-    else if (!answer_if_failed(w->call, res, "register a device")) {
+    else if (!cw_api_db_failed(w->call, res, "register a device")) {
         fact_told(w->r, "device", w->device_key, w->partition);
         cw_api_reply_json(w->call, 201, json_incref(w->device));
     }
@@ -315,10 +315,10 @@ static void shape(struct adding *w, json_t *body, const PGresult *res, int64_t n
     json_t *o = w->device, *auth = json_object_get(body, "auth_info");
     const char *type = get(auth, "auth_type"), *fingerprint = get(auth, "fingerprint");
     bool by_secret = !type || strcmp(type, "SECRET") == 0;
-    put_text(o, "app_id", res, 0, "app_id");
-    put_text(o, "app_name", res, 0, "app_name");
-    put_text(o, "product_id", res, 0, "product_id");
-    put_text(o, "product_name", res, 0, "product_name");
+    cw_row_text(o, "app_id", res, 0, "app_id");
+    cw_row_text(o, "app_name", res, 0, "app_name");
+    cw_row_text(o, "product_id", res, 0, "product_id");
+    cw_row_text(o, "product_name", res, 0, "product_name");
     for (size_t i = 0; i < CW_ARRAY_LEN(given); i++)
         if (json_object_get(body, given[i]) && !json_is_null(json_object_get(body, given[i])))
             json_object_set(o, given[i], json_object_get(body, given[i]));
@@ -417,10 +417,10 @@ static void on_new(PGresult *res, void *arg)
     json_t *body = cw_api_body(w->call), *shadow = json_object_get(body, "shadow");
     char id[160];
     int64_t now_ms = cw_now_ms();
-    if (answer_if_failed(w->call, res, "register a device"))
+    if (cw_api_db_failed(w->call, res, "register a device"))
         goto out;
     if (PQntuples(res) == 0) {
-        cw_api_fail(w->call, CW_E_NO_APP, "Space \"%s\".", body_text(body, "app_id"));
+        cw_api_fail(w->call, CW_E_NO_APP, "Space \"%s\".", cw_body_text(body, "app_id"));
         goto out;
     }
     w->parent_key = cw_db_str(res, 0, "parent_key");
@@ -439,7 +439,7 @@ static void on_new(PGresult *res, void *arg)
     shape(w, body, res, now_ms);
     if (insert(w, body, now_ms))
         return;
-    answer_no_db(w->call);
+    cw_api_no_db(w->call);
 out:
     adding_free(w);
 }
@@ -466,7 +466,7 @@ void add_device(struct cw_api_call *call, void *self)
         cw_db_int(r->children_max, children),
     };
     if (!cw_db_exec(r->db, &stmt_new, 6, p, on_new, w)) {
-        answer_no_db(call);
+        cw_api_no_db(call);
         adding_free(w);
     }
 }

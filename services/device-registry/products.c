@@ -101,9 +101,9 @@ static json_t *product_json(const PGresult *res, int row, bool whole)
 {
     json_t *o = json_object();
     for (size_t i = 0; i < CW_ARRAY_LEN(text_fields); i++)
-        put_text(o, text_fields[i], res, row, text_fields[i]);
+        cw_row_text(o, text_fields[i], res, row, text_fields[i]);
     if (whole)
-        put_json(o, "service_capabilities", res, row, "service_capabilities");
+        cw_row_json(o, "service_capabilities", res, row, "service_capabilities");
     return o;
 }
 
@@ -133,7 +133,7 @@ static bool find(struct registry *r, struct cw_api_call *call, const char *app_i
 static void on_show(PGresult *res, void *arg)
 {
     struct cw_api_call *call = arg;
-    if (answer_if_failed(call, res, "show a product"))
+    if (cw_api_db_failed(call, res, "show a product"))
         return;
     if (!cw_db_str(res, 0, "product_key"))
         fail_no_product(call, res, cw_api_query(call, "app_id"));
@@ -144,13 +144,13 @@ static void on_show(PGresult *res, void *arg)
 void show_product(struct cw_api_call *call, void *self)
 {
     if (!find(self, call, cw_api_query(call, "app_id"), on_show, call))
-        answer_no_db(call);
+        cw_api_no_db(call);
 }
 
 static void on_list(PGresult *res, void *arg)
 {
     struct cw_api_call *call = arg;
-    if (answer_if_failed(call, res, "list products"))
+    if (cw_api_db_failed(call, res, "list products"))
         return;
     if (!is_true(res, "known")) {
         cw_api_fail(call, CW_E_NO_APP, "Space \"%s\".", cw_api_query(call, "app_id"));
@@ -175,7 +175,7 @@ void list_products(struct cw_api_call *call, void *self)
                                      cw_db_int(cw_api_query_int(call, "offset", 0), offset),
                                      cw_db_int(cw_api_query_int(call, "limit", 10), limit) };
     if (!cw_db_exec(r->db, &stmt_list, 5, p, on_list, call))
-        answer_no_db(call);
+        cw_api_no_db(call);
 }
 
 /* ---- what is stored */
@@ -196,7 +196,7 @@ static void fill_model(json_t *services)
     json_t *s, *v;
     json_array_foreach(services, i, s)
     {
-        set_default(s, "service_type", json_string(body_text(s, "service_id")));
+        set_default(s, "service_type", json_string(cw_body_text(s, "service_id")));
         set_default(s, "option", json_string("Optional"));
         set_default(s, "properties", json_array());
         set_default(s, "commands", json_array());
@@ -226,8 +226,8 @@ static struct cw_buf product_event(const struct work *w, Causeway__EventKind kin
                                      .request_id = cw_api_request(w->call)->request_id,
                                      .time_ms = now_ms,
                                      .product_key = w->product_key,
-                                     .product_id = body_text(w->product, "product_id"),
-                                     .app_id = body_text(w->product, "app_id"),
+                                     .product_id = cw_body_text(w->product, "product_id"),
+                                     .app_id = cw_body_text(w->product, "app_id"),
                                      .body = body });
 }
 
@@ -236,10 +236,10 @@ static struct cw_buf product_event(const struct work *w, Causeway__EventKind kin
 static void on_inserted(PGresult *res, void *arg)
 {
     struct work *w = arg;
-    if (broke(res, "product_taken"))
+    if (cw_db_broke(res, "product_taken"))
         cw_api_fail(w->call, CW_E_PRODUCT_TAKEN, "product_id \"%s\" is in use in this space.",
-                    body_text(w->product, "product_id"));
-    else if (!answer_if_failed(w->call, res, "create a product")) {
+                    cw_body_text(w->product, "product_id"));
+    else if (!cw_api_db_failed(w->call, res, "create a product")) {
         fact_told(w->r, "product", w->product_key, w->partition);
         cw_api_reply_json(w->call, 201, json_incref(w->product));
     }
@@ -279,7 +279,7 @@ static void insert(struct work *w)
     free(model);
     cw_buf_free(&event);
     if (!sent) {
-        answer_no_db(w->call);
+        cw_api_no_db(w->call);
         work_free(w);
     }
 }
@@ -301,10 +301,10 @@ static void on_new(PGresult *res, void *arg)
     struct work *w = arg;
     char id[25];
     json_t *body = cw_api_body(w->call);
-    if (answer_if_failed(w->call, res, "create a product"))
+    if (cw_api_db_failed(w->call, res, "create a product"))
         goto out;
     if (PQntuples(res) == 0) {
-        cw_api_fail(w->call, CW_E_NO_APP, "Space \"%s\".", body_text(body, "app_id"));
+        cw_api_fail(w->call, CW_E_NO_APP, "Space \"%s\".", cw_body_text(body, "app_id"));
         goto out;
     }
     if (w->r->products_max && cw_db_i64(res, 0, "n", 0) >= w->r->products_max) {
@@ -313,8 +313,8 @@ static void on_new(PGresult *res, void *arg)
         goto out;
     }
     w->product = json_object();
-    put_text(w->product, "app_id", res, 0, "app_id");
-    put_text(w->product, "app_name", res, 0, "app_name");
+    cw_row_text(w->product, "app_id", res, 0, "app_id");
+    cw_row_text(w->product, "app_name", res, 0, "app_name");
     copy_given(w->product, body);
     if (!json_object_get(w->product, "product_id"))
         json_object_set_new(w->product, "product_id", json_string(cw_random_hex(id, 24)));
@@ -334,10 +334,10 @@ void create_product(struct cw_api_call *call, void *self)
         return;
     fill_model(model);
     struct work *w = work_new(r, call);
-    const struct cw_db_param p[] = { CW_TEXT(body_text(body, "app_id")),
+    const struct cw_db_param p[] = { CW_TEXT(cw_body_text(body, "app_id")),
                                      cw_db_int(r->products_max, max) };
     if (!cw_db_exec(r->db, &stmt_new, 2, p, on_new, w)) {
-        answer_no_db(call);
+        cw_api_no_db(call);
         work_free(w);
     }
 }
@@ -349,7 +349,7 @@ static void update_try(struct work *w);
 static void on_updated(PGresult *res, void *arg)
 {
     struct work *w = arg;
-    if (answer_if_failed(w->call, res, "update a product"))
+    if (cw_api_db_failed(w->call, res, "update a product"))
         work_free(w);
     else if (PQntuples(res) == 0)
         update_try(w);
@@ -391,11 +391,11 @@ static void on_found_for_update(PGresult *res, void *arg)
 {
     struct work *w = arg;
     json_t *body = cw_api_body(w->call);
-    const char *protocol = body_text(body, "protocol_type");
-    if (answer_if_failed(w->call, res, "update a product"))
+    const char *protocol = cw_body_text(body, "protocol_type");
+    if (cw_api_db_failed(w->call, res, "update a product"))
         goto out;
     if (!cw_db_str(res, 0, "product_key")) {
-        fail_no_product(w->call, res, body_text(body, "app_id"));
+        fail_no_product(w->call, res, cw_body_text(body, "app_id"));
         goto out;
     }
     if (protocol && strcmp(protocol, "CoAP") == 0 &&
@@ -411,7 +411,7 @@ static void on_found_for_update(PGresult *res, void *arg)
     copy_given(w->product, body);
     if (update_write(w, cw_db_i64(res, 0, "version", 0)))
         return;
-    answer_no_db(w->call);
+    cw_api_no_db(w->call);
 out:
     work_free(w);
 }
@@ -421,9 +421,9 @@ static void update_try(struct work *w)
     if (w->tries++ == UPDATE_TRIES) {
         cw_api_fail(w->call, CW_E_UNAVAILABLE, "Others change this product at the moment.");
         work_free(w);
-    } else if (!find(w->r, w->call, body_text(cw_api_body(w->call), "app_id"), on_found_for_update,
-                     w)) {
-        answer_no_db(w->call);
+    } else if (!find(w->r, w->call, cw_body_text(cw_api_body(w->call), "app_id"),
+                     on_found_for_update, w)) {
+        cw_api_no_db(w->call);
         work_free(w);
     }
 }
@@ -444,10 +444,10 @@ void update_product(struct cw_api_call *call, void *self)
 static void on_deleted(PGresult *res, void *arg)
 {
     struct work *w = arg;
-    if (broke(res, "device_product"))
+    if (cw_db_broke(res, "device_product"))
         cw_api_fail(w->call, CW_E_PRODUCT_IN_USE, "Product \"%s\" has devices.",
                     cw_api_path(w->call, "product_id"));
-    else if (!answer_if_failed(w->call, res, "delete a product")) {
+    else if (!cw_api_db_failed(w->call, res, "delete a product")) {
         if (PQntuples(res) == 0) /* somebody was faster */
             cw_api_fail(w->call, CW_E_NO_PRODUCT, "Product \"%s\".",
                         cw_api_path(w->call, "product_id"));
@@ -463,7 +463,7 @@ static void on_found_for_delete(PGresult *res, void *arg)
 {
     struct work *w = arg;
     char key[24], part[24];
-    if (answer_if_failed(w->call, res, "delete a product"))
+    if (cw_api_db_failed(w->call, res, "delete a product"))
         goto out;
     if (!cw_db_str(res, 0, "product_key")) {
         fail_no_product(w->call, res, cw_api_query(w->call, "app_id"));
@@ -483,7 +483,7 @@ static void on_found_for_delete(PGresult *res, void *arg)
     cw_buf_free(&event);
     if (sent)
         return;
-    answer_no_db(w->call);
+    cw_api_no_db(w->call);
 out:
     work_free(w);
 }
@@ -492,7 +492,7 @@ void delete_product(struct cw_api_call *call, void *self)
 {
     struct work *w = work_new(self, call);
     if (!find(self, call, cw_api_query(call, "app_id"), on_found_for_delete, w)) {
-        answer_no_db(call);
+        cw_api_no_db(call);
         work_free(w);
     }
 }

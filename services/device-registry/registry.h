@@ -1,7 +1,7 @@
 /* registry.h - what the files of device-registry share. */
 #pragma once
 
-#include "libcommon/api.h"
+#include "libcommon/api_rows.h"
 #include "libcommon/bus.h"
 #include "libcommon/clock.h"
 #include "libcommon/db.h"
@@ -26,23 +26,12 @@ struct registry {
     int64_t close_ms; /* longest wait for a gateway that is to cut a session */
 };
 
-/* ---- answer.c: results of statements, as answers */
+/* ---- answer.c: answers in the forms of this daemon */
 
-/* True if res is fine; else the call has been failed. */
-bool answer_if_failed(struct cw_api_call *call, const PGresult *res, const char *what);
-/* NULL from cw_db_exec(): the call is failed. */
-void answer_no_db(struct cw_api_call *call);
-/* True if res broke this named constraint. */
-bool broke(const PGresult *res, const char *constraint);
-/* Sets key to a column's text; leaves it out when that is NULL. */
-void put_text(json_t *o, const char *key, const PGresult *res, int row, const char *column);
-/* The same for JSON in a column. */
-void put_json(json_t *o, const char *key, const PGresult *res, int row, const char *column);
 /* "page":{count,marker} from column count of any row and record_id of the last. */
 void put_page(json_t *o, const PGresult *res, int shown);
 /* Compact text, from malloc. */
 char *json_text(const json_t *v);
-const char *body_text(json_t *body, const char *key); /* NULL when absent or null */
 
 /* Times that the API writes, made by PostgreSQL. */
 #define SQL_BASIC_TIME(c) "to_char(" c " AT TIME ZONE 'UTC', 'YYYYMMDD\"T\"HH24MISS\"Z\"')"

@@ -52,15 +52,15 @@ static const struct cw_stmt stmt_delete = {
 static json_t *action_json(const PGresult *res, int row)
 {
     json_t *o = json_object(), *detail = json_object();
-    put_text(o, "action_id", res, row, "action_id");
-    put_text(o, "rule_id", res, row, "rule_id");
-    put_text(o, "app_id", res, row, "app_id");
-    put_text(o, "channel", res, row, "channel");
-    put_text(detail, "url", res, row, "url");
-    put_text(detail, "cert_id", res, row, "cert_id");
-    put_text(detail, "cn_name", res, row, "cn_name");
-    put_bool(detail, "sni_enable", res, row, "sni_enable");
-    put_bool(detail, "signature_enable", res, row, "signature_enable");
+    cw_row_text(o, "action_id", res, row, "action_id");
+    cw_row_text(o, "rule_id", res, row, "rule_id");
+    cw_row_text(o, "app_id", res, row, "app_id");
+    cw_row_text(o, "channel", res, row, "channel");
+    cw_row_text(detail, "url", res, row, "url");
+    cw_row_text(detail, "cert_id", res, row, "cert_id");
+    cw_row_text(detail, "cn_name", res, row, "cn_name");
+    cw_row_bool(detail, "sni_enable", res, row, "sni_enable");
+    cw_row_bool(detail, "signature_enable", res, row, "signature_enable");
     json_object_set_new(o, "channel_detail", json_pack("{s:o}", CHANNEL_MEMBER, detail));
     return o;
 }
@@ -107,7 +107,7 @@ static const char *detail_text(const json_t *o, const char *key)
 static bool detail_read(struct cw_api_call *call, struct engine *e, struct detail *d)
 {
     json_t *body = cw_api_body(call), *all = json_object_get(body, "channel_detail"), *o, *v;
-    const char *channel = body_text(body, "channel"), *key;
+    const char *channel = cw_body_text(body, "channel"), *key;
     if (channel && strcmp(channel, CHANNEL) != 0) {
         cw_api_fail(call, CW_E_NOT_BUILT, "Channel %s is not built yet; there is " CHANNEL ".",
                     channel);
@@ -163,7 +163,7 @@ static void fail_no_action(struct cw_api_call *call)
 /* True if the certificate that was named is there; else the call has been failed. */
 static bool cert_known(struct cw_api_call *call, const PGresult *res)
 {
-    if (!broke(res, "action_cert"))
+    if (!cw_db_broke(res, "action_cert"))
         return true;
     json_t *o =
         json_object_get(json_object_get(cw_api_body(call), "channel_detail"), CHANNEL_MEMBER);
@@ -175,11 +175,11 @@ static void on_create(PGresult *res, void *arg)
 {
     struct change c = *(struct change *)arg;
     free(arg);
-    if (!cert_known(c.call, res) || answer_if_failed(c.call, res, "create an action"))
+    if (!cert_known(c.call, res) || cw_api_db_failed(c.call, res, "create an action"))
         return;
     if (cw_db_i64(res, 0, "found", 0) == 0) {
         cw_api_fail(c.call, CW_E_NO_RULE, "rule_id \"%s\".",
-                    body_text(cw_api_body(c.call), "rule_id"));
+                    cw_body_text(cw_api_body(c.call), "rule_id"));
     } else if (!cw_db_str(res, 0, "action_id")) {
         cw_api_fail(c.call, CW_E_RULE_QUOTA,
                     "The rule has as many actions as CAUSEWAY_ACTIONS_MAX allows.");
@@ -199,7 +199,7 @@ void create_action(struct cw_api_call *call, void *self)
     char *token = seal_token(e, cw_uuid(id), d.token);
     const struct cw_db_param p[] = { CW_TEXT(id),
                                      CW_TEXT(cw_record_id(record)),
-                                     CW_TEXT(body_text(cw_api_body(call), "rule_id")),
+                                     CW_TEXT(cw_body_text(cw_api_body(call), "rule_id")),
                                      CW_TEXT(d.url),
                                      CW_TEXT(d.cert_id),
                                      CW_TEXT(d.cn_name),
@@ -210,7 +210,7 @@ void create_action(struct cw_api_call *call, void *self)
     struct change *c = change_new(e, call);
     if (!cw_db_exec(e->db, &stmt_create, CW_ARRAY_LEN(p), p, on_create, c)) {
         free(c);
-        answer_no_db(call);
+        cw_api_no_db(call);
     }
     free(token);
 }
@@ -219,7 +219,7 @@ static void on_update(PGresult *res, void *arg)
 {
     struct change c = *(struct change *)arg;
     free(arg);
-    if (!cert_known(c.call, res) || answer_if_failed(c.call, res, "update an action"))
+    if (!cert_known(c.call, res) || cw_api_db_failed(c.call, res, "update an action"))
         return;
     if (PQntuples(res) == 0) {
         fail_no_action(c.call);
@@ -245,14 +245,14 @@ void update_action(struct cw_api_call *call, void *self)
     struct change *c = change_new(e, call);
     if (!cw_db_exec(e->db, &stmt_update, CW_ARRAY_LEN(p), p, on_update, c)) {
         free(c);
-        answer_no_db(call);
+        cw_api_no_db(call);
     }
     free(token);
 }
 
 static void on_list(PGresult *res, void *arg)
 {
-    if (!answer_if_failed(arg, res, "list actions"))
+    if (!cw_api_db_failed(arg, res, "list actions"))
         answer_page(arg, res, "actions", action_json);
 }
 
@@ -266,13 +266,13 @@ void list_actions(struct cw_api_call *call, void *self)
         p[i] = CW_TEXT(cw_api_query(call, filters[i]));
     page_params(call, p + CW_ARRAY_LEN(filters), &t);
     if (!cw_db_exec(e->db, &stmt_list, CW_ARRAY_LEN(p), p, on_list, call))
-        answer_no_db(call);
+        cw_api_no_db(call);
 }
 
 static void on_show(PGresult *res, void *arg)
 {
     struct cw_api_call *call = arg;
-    if (answer_if_failed(call, res, "show an action"))
+    if (cw_api_db_failed(call, res, "show an action"))
         return;
     if (PQntuples(res) == 0)
         fail_no_action(call);
@@ -285,14 +285,14 @@ void show_action(struct cw_api_call *call, void *self)
     struct engine *e = self;
     const struct cw_db_param p[] = { CW_TEXT(cw_api_path(call, "action_id")) };
     if (!cw_db_exec(e->db, &stmt_show, 1, p, on_show, call))
-        answer_no_db(call);
+        cw_api_no_db(call);
 }
 
 static void on_delete(PGresult *res, void *arg)
 {
     struct change c = *(struct change *)arg;
     free(arg);
-    if (answer_if_failed(c.call, res, "delete an action"))
+    if (cw_api_db_failed(c.call, res, "delete an action"))
         return;
     if (PQntuples(res) == 0) {
         fail_no_action(c.call);
@@ -308,6 +308,6 @@ void delete_action(struct cw_api_call *call, void *self)
     struct change *c = change_new(self, call);
     if (!cw_db_exec(c->e->db, &stmt_delete, 1, p, on_delete, c)) {
         free(c);
-        answer_no_db(call);
+        cw_api_no_db(call);
     }
 }

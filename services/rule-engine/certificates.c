@@ -29,19 +29,19 @@ static const struct cw_stmt stmt_delete = {
 static json_t *cert_json(const PGresult *res, int row)
 {
     json_t *o = json_object();
-    put_text(o, "cert_id", res, row, "cert_id");
-    put_text(o, "name", res, row, "name");
-    put_text(o, "subject", res, row, "subject");
-    put_text(o, "expires", res, row, "expires");
-    put_text(o, "fingerprint", res, row, "fingerprint");
-    put_bool(o, "check_common_name", res, row, "check_common_name");
+    cw_row_text(o, "cert_id", res, row, "cert_id");
+    cw_row_text(o, "name", res, row, "name");
+    cw_row_text(o, "subject", res, row, "subject");
+    cw_row_text(o, "expires", res, row, "expires");
+    cw_row_text(o, "fingerprint", res, row, "fingerprint");
+    cw_row_bool(o, "check_common_name", res, row, "check_common_name");
     return o;
 }
 
 static void on_create(PGresult *res, void *arg)
 {
     struct cw_api_call *call = arg;
-    if (answer_if_failed(call, res, "keep a certificate"))
+    if (cw_api_db_failed(call, res, "keep a certificate"))
         return;
     if (PQntuples(res) == 0)
         cw_api_fail(call, CW_E_CERT_QUOTA,
@@ -54,7 +54,7 @@ void create_certificate(struct cw_api_call *call, void *self)
 {
     struct engine *e = self;
     json_t *body = cw_api_body(call);
-    const char *content = body_text(body, "content");
+    const char *content = cw_body_text(body, "content");
     char id[CW_RECORD_ID_LEN], expires[24], max[24], why[200];
     struct ca_pem ca;
     if (!content) {
@@ -67,7 +67,7 @@ void create_certificate(struct cw_api_call *call, void *self)
     }
     const struct cw_db_param p[] = {
         CW_TEXT(cw_record_id(id)),
-        CW_TEXT(body_text(body, "name")),
+        CW_TEXT(cw_body_text(body, "name")),
         CW_TEXT(ca.content),
         CW_TEXT(ca.subject),
         cw_db_int(ca.expires_ms, expires),
@@ -76,13 +76,13 @@ void create_certificate(struct cw_api_call *call, void *self)
         cw_db_int(e->certificates_max, max)
     };
     if (!cw_db_exec(e->db, &stmt_create, CW_ARRAY_LEN(p), p, on_create, call))
-        answer_no_db(call);
+        cw_api_no_db(call);
     ca_pem_free(&ca);
 }
 
 static void on_list(PGresult *res, void *arg)
 {
-    if (!answer_if_failed(arg, res, "list certificates"))
+    if (!cw_api_db_failed(arg, res, "list certificates"))
         answer_page(arg, res, "certificates", cert_json);
 }
 
@@ -93,7 +93,7 @@ void list_certificates(struct cw_api_call *call, void *self)
     struct page_text t;
     page_params(call, p, &t);
     if (!cw_db_exec(e->db, &stmt_list, CW_ARRAY_LEN(p), p, on_list, call))
-        answer_no_db(call);
+        cw_api_no_db(call);
 }
 
 static void fail_no_cert(struct cw_api_call *call)
@@ -104,7 +104,7 @@ static void fail_no_cert(struct cw_api_call *call)
 static void on_show(PGresult *res, void *arg)
 {
     struct cw_api_call *call = arg;
-    if (answer_if_failed(call, res, "show a certificate"))
+    if (cw_api_db_failed(call, res, "show a certificate"))
         return;
     if (PQntuples(res) == 0)
         fail_no_cert(call);
@@ -117,18 +117,18 @@ void show_certificate(struct cw_api_call *call, void *self)
     struct engine *e = self;
     const struct cw_db_param p[] = { CW_TEXT(cw_api_path(call, "cert_id")) };
     if (!cw_db_exec(e->db, &stmt_show, 1, p, on_show, call))
-        answer_no_db(call);
+        cw_api_no_db(call);
 }
 
 static void on_delete(PGresult *res, void *arg)
 {
     struct cw_api_call *call = arg;
-    if (broke(res, "action_cert")) {
+    if (cw_db_broke(res, "action_cert")) {
         cw_api_fail(call, CW_E_CERT_IN_USE, "Certificate \"%s\" is used by actions.",
                     cw_api_path(call, "cert_id"));
         return;
     }
-    if (answer_if_failed(call, res, "delete a certificate"))
+    if (cw_api_db_failed(call, res, "delete a certificate"))
         return;
     if (PQntuples(res) == 0)
         fail_no_cert(call);
@@ -141,5 +141,5 @@ void delete_certificate(struct cw_api_call *call, void *self)
     struct engine *e = self;
     const struct cw_db_param p[] = { CW_TEXT(cw_api_path(call, "cert_id")) };
     if (!cw_db_exec(e->db, &stmt_delete, 1, p, on_delete, call))
-        answer_no_db(call);
+        cw_api_no_db(call);
 }

@@ -1,7 +1,7 @@
 /* engine.h - what the files of rule-engine share. */
 #pragma once
 
-#include "libcommon/api.h"
+#include "libcommon/api_rows.h"
 #include "libcommon/bus.h"
 #include "libcommon/clock.h"
 #include "libcommon/db.h"
@@ -53,14 +53,7 @@ void ledger_stop(void);
 
 /* ---- answer.c */
 
-/* True if res is fine; else the call has been failed. */
-bool answer_if_failed(struct cw_api_call *call, const PGresult *res, const char *what);
-void answer_no_db(struct cw_api_call *call);
-bool broke(const PGresult *res, const char *constraint);
-void put_text(json_t *o, const char *key, const PGresult *res, int row, const char *column);
-void put_bool(json_t *o, const char *key, const PGresult *res, int row, const char *column);
-const char *body_text(json_t *body, const char *key); /* NULL when absent or null */
-const char *text_of(bool v);                          /* "t", "f" */
+const char *text_of(bool v); /* "t", "f" */
 /* {"<key>":[…],"count":…,"marker":…} from rows that PAGE selected. */
 typedef json_t *row_fn(const PGresult *res, int row);
 void answer_page(struct cw_api_call *call, const PGresult *res, const char *key, row_fn *row);

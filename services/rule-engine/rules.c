@@ -44,17 +44,17 @@ static const struct cw_stmt stmt_delete = {
 static json_t *rule_json(const PGresult *res, int row)
 {
     json_t *o = json_object();
-    put_text(o, "rule_id", res, row, "rule_id");
-    put_text(o, "rule_name", res, row, "rule_name");
-    put_text(o, "description", res, row, "description");
+    cw_row_text(o, "rule_id", res, row, "rule_id");
+    cw_row_text(o, "rule_name", res, row, "rule_name");
+    cw_row_text(o, "description", res, row, "description");
     json_object_set_new(o, "subject",
                         json_pack("{s:s, s:s}", "resource", cw_db_str(res, row, "resource"),
                                   "event", cw_db_str(res, row, "event")));
-    put_text(o, "app_type", res, row, "app_type");
-    put_text(o, "app_id", res, row, "app_id");
+    cw_row_text(o, "app_type", res, row, "app_type");
+    cw_row_text(o, "app_id", res, row, "app_id");
     json_object_set_new(o, "select", json_string(""));
     json_object_set_new(o, "where", json_string(""));
-    put_bool(o, "active", res, row, "active");
+    cw_row_bool(o, "active", res, row, "active");
     return o;
 }
 
@@ -68,7 +68,7 @@ static bool clauses_empty(struct cw_api_call *call)
 {
     static const char *const names[] = { "select", "where" };
     for (size_t i = 0; i < CW_ARRAY_LEN(names); i++) {
-        const char *text = body_text(cw_api_body(call), names[i]);
+        const char *text = cw_body_text(cw_api_body(call), names[i]);
         if (text && text[strspn(text, " \t\r\n")]) {
             cw_api_fail(call, CW_E_RULE_SQL, "\"%s\" is not supported yet.", names[i]);
             return false;
@@ -99,13 +99,13 @@ static bool subject_served(struct cw_api_call *call, const char *resource, const
 static void on_create(PGresult *res, void *arg)
 {
     struct cw_api_call *call = arg;
-    if (answer_if_failed(call, res, "create a rule"))
+    if (cw_api_db_failed(call, res, "create a rule"))
         return;
     const char *room = cw_db_str(res, 0, "room");
     if (!room || room[0] != 't')
         cw_api_fail(call, CW_E_RULE_QUOTA, "There are as many rules as CAUSEWAY_RULES_MAX allows.");
     else if (!cw_db_str(res, 0, "rule_id"))
-        cw_api_fail(call, CW_E_NO_APP, "app_id \"%s\".", body_text(cw_api_body(call), "app_id"));
+        cw_api_fail(call, CW_E_NO_APP, "app_id \"%s\".", cw_body_text(cw_api_body(call), "app_id"));
     else
         cw_api_reply_json(call, 201, rule_json(res, 0));
 }
@@ -114,8 +114,9 @@ void create_rule(struct cw_api_call *call, void *self)
 {
     struct engine *e = self;
     json_t *body = cw_api_body(call), *subject = json_object_get(body, "subject");
-    const char *resource = body_text(subject, "resource"), *event = body_text(subject, "event");
-    const char *type = body_text(body, "app_type");
+    const char *resource = cw_body_text(subject, "resource"),
+               *event = cw_body_text(subject, "event");
+    const char *type = cw_body_text(body, "app_type");
     char id[CW_UUID_LEN], record[CW_RECORD_ID_LEN], max[24];
     if (!resource || !event) {
         cw_api_fail(call, CW_E_INVALID, "subject.resource and subject.event are needed.");
@@ -125,20 +126,20 @@ void create_rule(struct cw_api_call *call, void *self)
         return;
     const struct cw_db_param p[] = { CW_TEXT(cw_uuid(id)),
                                      CW_TEXT(cw_record_id(record)),
-                                     CW_TEXT(body_text(body, "rule_name")),
-                                     CW_TEXT(body_text(body, "description")),
+                                     CW_TEXT(cw_body_text(body, "rule_name")),
+                                     CW_TEXT(cw_body_text(body, "description")),
                                      CW_TEXT(resource),
                                      CW_TEXT(event),
                                      CW_TEXT(type ? type : "GLOBAL"),
-                                     CW_TEXT(body_text(body, "app_id")),
+                                     CW_TEXT(cw_body_text(body, "app_id")),
                                      cw_db_int(e->rules_max, max) };
     if (!cw_db_exec(e->db, &stmt_create, CW_ARRAY_LEN(p), p, on_create, call))
-        answer_no_db(call);
+        cw_api_no_db(call);
 }
 
 static void on_list(PGresult *res, void *arg)
 {
-    if (!answer_if_failed(arg, res, "list rules"))
+    if (!cw_api_db_failed(arg, res, "list rules"))
         answer_page(arg, res, "rules", rule_json);
 }
 
@@ -153,13 +154,13 @@ void list_rules(struct cw_api_call *call, void *self)
         p[i] = CW_TEXT(cw_api_query(call, filters[i]));
     page_params(call, p + CW_ARRAY_LEN(filters), &t);
     if (!cw_db_exec(e->db, &stmt_list, CW_ARRAY_LEN(p), p, on_list, call))
-        answer_no_db(call);
+        cw_api_no_db(call);
 }
 
 static void on_show(PGresult *res, void *arg)
 {
     struct cw_api_call *call = arg;
-    if (answer_if_failed(call, res, "show a rule"))
+    if (cw_api_db_failed(call, res, "show a rule"))
         return;
     if (PQntuples(res) == 0)
         fail_no_rule(call, cw_api_path(call, "rule_id"));
@@ -172,7 +173,7 @@ void show_rule(struct cw_api_call *call, void *self)
     struct engine *e = self;
     const struct cw_db_param p[] = { CW_TEXT(cw_api_path(call, "rule_id")) };
     if (!cw_db_exec(e->db, &stmt_show, 1, p, on_show, call))
-        answer_no_db(call);
+        cw_api_no_db(call);
 }
 
 struct change {
@@ -192,7 +193,7 @@ static void on_update(PGresult *res, void *arg)
     struct change c = *(struct change *)arg;
     const char *id = cw_api_path(c.call, "rule_id");
     free(arg);
-    if (answer_if_failed(c.call, res, "update a rule"))
+    if (cw_api_db_failed(c.call, res, "update a rule"))
         return;
     if (cw_db_i64(res, 0, "found", 0) == 0) {
         fail_no_rule(c.call, id);
@@ -208,21 +209,21 @@ void update_rule(struct cw_api_call *call, void *self)
 {
     struct engine *e = self;
     json_t *body = cw_api_body(call), *active = json_object_get(body, "active");
-    if (!body_text(body, "select") != !body_text(body, "where")) {
+    if (!cw_body_text(body, "select") != !cw_body_text(body, "where")) {
         cw_api_fail(call, CW_E_INVALID, "select and where are changed together; send both.");
         return;
     }
     if (!clauses_empty(call))
         return;
     const struct cw_db_param p[] = {
-        CW_TEXT(cw_api_path(call, "rule_id")), CW_TEXT(body_text(body, "rule_name")),
-        CW_TEXT(body_text(body, "description")),
+        CW_TEXT(cw_api_path(call, "rule_id")), CW_TEXT(cw_body_text(body, "rule_name")),
+        CW_TEXT(cw_body_text(body, "description")),
         CW_TEXT(json_is_boolean(active) ? text_of(json_is_true(active)) : NULL)
     };
     struct change *c = change_new(e, call);
     if (!cw_db_exec(e->db, &stmt_update, CW_ARRAY_LEN(p), p, on_update, c)) {
         free(c);
-        answer_no_db(call);
+        cw_api_no_db(call);
     }
 }
 
@@ -231,7 +232,7 @@ static void on_delete(PGresult *res, void *arg)
     struct change c = *(struct change *)arg;
     const char *id = cw_api_path(c.call, "rule_id");
     free(arg);
-    if (answer_if_failed(c.call, res, "delete a rule"))
+    if (cw_api_db_failed(c.call, res, "delete a rule"))
         return;
     if (PQntuples(res) == 0) {
         fail_no_rule(c.call, id);
@@ -247,6 +248,6 @@ void delete_rule(struct cw_api_call *call, void *self)
     struct change *c = change_new(self, call);
     if (!cw_db_exec(c->e->db, &stmt_delete, 1, p, on_delete, c)) {
         free(c);
-        answer_no_db(call);
+        cw_api_no_db(call);
     }
 }

@@ -3,26 +3,6 @@
 
 #include "services/command-dispatcher/dispatcher.h"
 
-void answer_no_db(struct cw_api_call *call)
-{
-    cw_api_fail(call, CW_E_UNAVAILABLE, "PostgreSQL is not connected.");
-}
-
-bool answer_if_failed(struct cw_api_call *call, const PGresult *res, const char *what)
-{
-    if (cw_db_outcome(res) == CW_DB_OK)
-        return false;
-    if (cw_db_outcome(res) == CW_DB_RETRY) {
-        cw_api_fail(call, CW_E_UNAVAILABLE, "PostgreSQL did not answer (%s).", what);
-        return true;
-    }
-    cw_log(CW_ERROR, "statement_failed", "what=%s sqlstate=%s reason=\"%s\"", what,
-           cw_db_sqlstate(res), cw_db_error(res));
-    cw_api_fail(call, cw_db_outcome(res) == CW_DB_REFUSED ? CW_E_INVALID : CW_E_INTERNAL,
-                "PostgreSQL refused the data of %s.", what);
-    return true;
-}
-
 struct asked {
     downlink_fn *cb;
     void *arg;
