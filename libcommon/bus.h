@@ -30,18 +30,21 @@ struct cw_header {
     const char *name, *value;
 };
 
+/* What the watchers were told last; publishing may be refused a moment earlier. */
 bool cw_bus_connected(const struct cw_bus *bus);
 /* Runs cb(connected) at each change, and right away for the present state. A reconnect counts up
  * the epoch: what was sent in an older epoch may or may not have arrived. */
 void cw_bus_watch(struct cw_bus *bus, void (*cb)(bool connected, void *arg), void *arg);
 /* Not from inside a watcher. */
 void cw_bus_unwatch(struct cw_bus *bus, void (*cb)(bool connected, void *arg), void *arg);
+/* Grows with each loss and each reconnect. */
 uint64_t cw_bus_epoch(const struct cw_bus *bus);
 size_t cw_bus_buffered(const struct cw_bus *bus); /* bytes not yet written to the server */
 
 /* 0, -ENOTCONN, -EMSGSIZE (above 7 MB). Copies data. */
 int cw_bus_publish(struct cw_bus *bus, const char *subject, const char *reply, const void *data,
                    size_t len);
+/* The same with headers; of one name the last counts. */
 int cw_bus_publish_headers(struct cw_bus *bus, const char *subject, const char *reply,
                            const struct cw_header *headers, size_t n_headers, const void *data,
                            size_t len);
@@ -73,5 +76,9 @@ struct event_base;
 struct cw_bus_config {
     const char *url, *user, *password, *name;
 };
+/* Connects before it returns: the only call here that waits (2 s). NULL: it could not, and has
+ * logged why. A connection that is lost later comes back by itself. */
 struct cw_bus *cw_bus_open(struct event_base *base, const struct cw_bus_config *cfg);
+/* Requests under way get -ENOTCONN; nothing else is called any more. Frees the subscriptions
+ * that are left. Sets *bus to NULL; NULL is fine. */
 void cw_bus_close(struct cw_bus **bus);

@@ -42,4 +42,6 @@ struct cw_bus {
     SLIST_HEAD(, bus_watch) watches;
 };
 
+/* Ends all requests with rc. Only once connected is false: a callback that could ask anew would
+ * keep this from ending. */
 void bus_requests_fail(struct cw_bus *bus, int rc);

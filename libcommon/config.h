@@ -28,5 +28,6 @@ struct cw_option {
  * as `CAUSEWAY_DRAIN="20x": not a time (100..60000)`. The table ends with a zero row. */
 int cw_config_load(const struct cw_option *table, void *target, const char *file, char *err,
                    size_t err_size);
+/* Frees the texts that the table put into target and sets them to NULL. */
 void cw_config_free(const struct cw_option *table, void *target);
 void cw_config_help(const struct cw_option *table); /* one line per row to stdout */

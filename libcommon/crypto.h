@@ -8,7 +8,9 @@
 #define CW_DIGEST_LEN     32
 #define CW_DIGEST_HEX_LEN 65
 
+/* Neither of the two fails: a library that cannot digest ends the process. */
 void cw_sha256(uint8_t out[CW_DIGEST_LEN], const void *p, size_t n);
+/* RFC 2104 over SHA-256. */
 void cw_hmac_sha256(uint8_t out[CW_DIGEST_LEN], const void *key, size_t key_len, const void *p,
                     size_t n);
 /* Lower-case hex; out needs 2 * n + 1 bytes. */

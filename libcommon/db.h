@@ -41,18 +41,22 @@ struct cw_db_query *cw_db_exec(struct cw_db *db, const struct cw_stmt *stmt, int
 struct cw_db_query *cw_db_query(struct cw_db *db, const char *sql, cw_db_fn *cb, void *arg);
 void cw_db_cancel(struct cw_db_query *q); /* cb will not run; the server still works */
 
+/* True while statements are taken. */
 bool cw_db_connected(const struct cw_db *db);
 /* cb(true) after each connect (session is ready, nothing prepared yet), cb(false) after each loss.
  */
 void cw_db_watch(struct cw_db *db, void (*cb)(bool connected, void *arg), void *arg);
 /* Not from inside a watcher. */
 void cw_db_unwatch(struct cw_db *db, void (*cb)(bool connected, void *arg), void *arg);
-size_t cw_db_waiting(const struct cw_db *db); /* statements sent and not answered */
-int cw_db_backend_pid(const struct cw_db *db);
+size_t cw_db_waiting(const struct cw_db *db);  /* statements sent and not answered */
+int cw_db_backend_pid(const struct cw_db *db); /* 0 while not connected */
 /* Drops the connection on purpose (a fence was lost); it comes back. */
 void cw_db_reset(struct cw_db *db);
 
+/* Begins to connect, for ever, with pauses of 2 s at most. Texts are copied. Never NULL. */
 struct cw_db *cw_db_open(struct event_base *base, const char *conninfo, const char *app_name);
+/* What waits gets NULL before it returns; watchers are not called. Sets *db to NULL; NULL is fine.
+ */
 void cw_db_close(struct cw_db **db);
 
 /* What became of a result: the classes a caller acts on. */
@@ -62,6 +66,7 @@ enum cw_db_outcome {
     CW_DB_REFUSED, /* 22, 23: this data will never be taken */
     CW_DB_BUG,     /* anything else: the statement is wrong */
 };
+/* NULL is CW_DB_RETRY: whether it took effect is not known. */
 enum cw_db_outcome cw_db_outcome(const PGresult *res);
 const char *cw_db_sqlstate(const PGresult *res); /* "" for none */
 const char *cw_db_error(const PGresult *res);    /* primary message, one line */
@@ -85,4 +90,5 @@ void cw_db_array_free(struct cw_db_array *a);
 
 /* Value of a column: NULL for SQL NULL; ints of text results. */
 const char *cw_db_str(const PGresult *res, int row, const char *column);
+/* A column that the result does not have counts as NULL. */
 int64_t cw_db_i64(const PGresult *res, int row, const char *column, int64_t if_null);

@@ -63,8 +63,10 @@ struct cw_error_row {
     int status;
     const char *what, *todo;
 };
+/* Lasts as long as the process. */
 const struct cw_error_row *cw_error_row(enum cw_error e);
 
 /* Writes {"error_code":…,"error_msg":"<what> <detail> <todo>"}; detail names the field or stage. */
 void cw_error_body(struct cw_buf *out, enum cw_error e, const char *fmt, ...) CW_PRINTF(3, 4);
+/* The same. detail may quote a client: what is not UTF-8 in it becomes '?'. */
 void cw_error_vbody(struct cw_buf *out, enum cw_error e, const char *fmt, va_list ap);

@@ -24,6 +24,7 @@ struct cw_http_head {
 /* text[0..len) ends with the empty line. Returns 0, or the HTTP status to refuse with (400, 431,
  * 501, 505) and *why. The caller runs cw_http_head_free() in both cases. */
 int cw_http_parse_head(struct cw_http_head *out, const char *text, size_t len, const char **why);
+/* Frees what it owns and zeroes it; zeroed memory is fine. */
 void cw_http_head_free(struct cw_http_head *h);
 /* The first field of that name, in any case; NULL if absent. */
 const char *cw_http_field(const struct cw_http_head *h, const char *name);

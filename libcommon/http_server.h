@@ -39,22 +39,27 @@ struct cw_http_config {
 
 /* 0 or negative errno (-EADDRINUSE, -EACCES, -EINVAL: bind is no address). */
 int cw_http_server_open(struct cw_http_server **out, const struct cw_http_config *cfg);
+/* The port that is listened on, also where the kernel chose it. */
 uint16_t cw_http_server_port(const struct cw_http_server *s);
 /* No new connections; idle ones close; what is being answered is finished, then closed. */
 void cw_http_server_drain(struct cw_http_server *s);
 /* Cuts what is left; requests still owned by their handlers may be replied to (to nobody). */
 void cw_http_server_close(struct cw_http_server **s);
 
+/* Of the request, borrowed until cw_http_reply(). */
 const char *cw_http_method(const struct cw_http_request *req);
 const char *cw_http_path(const struct cw_http_request *req);  /* as sent, without query */
 const char *cw_http_query(const struct cw_http_request *req); /* as sent; NULL without */
 const char *cw_http_header(const struct cw_http_request *req, const char *name); /* or NULL */
 const struct cw_http_field *cw_http_headers(const struct cw_http_request *req, size_t *n);
+/* The whole body, chunks put together; "" when there is none. */
 const void *cw_http_body(const struct cw_http_request *req, size_t *len);
 const char *cw_http_peer(const struct cw_http_request *req); /* address:port */
 const char *cw_http_id(const struct cw_http_request *req);   /* 32 hex: its X-Request-Id */
 int64_t cw_http_age_ms(const struct cw_http_request *req);   /* since it was complete */
 
+/* For the reply that comes after it. A value with CR or LF is left out: nobody adds lines of his
+ * own (RFC 9110, 5.5). */
 void cw_http_reply_header(struct cw_http_request *req, const char *name, const char *value);
 /* Ends the request. body is copied; type NULL: application/json. 204 has no body. */
 void cw_http_reply(struct cw_http_request *req, int status, const char *type, const void *body,

@@ -8,8 +8,8 @@ void cw_random(void *out, size_t n);           /* cryptographic; never fails (en
 char *cw_random_hex(char *out, size_t digits); /* out needs digits + 1 bytes */
 #define CW_UUID_LEN 37
 char *cw_uuid(char out[CW_UUID_LEN]); /* version 4, lower case */
-/* 24 lower-case hex digits, growing: 4 bytes of seconds, 8 of counter: the record ids of paging. */
 #define CW_RECORD_ID_LEN 25
+/* 24 lower-case hex digits, growing: 4 bytes of seconds, 8 of counter: the record ids of paging. */
 char *cw_record_id(char out[CW_RECORD_ID_LEN]);
 
 /* FNV-1a 64 of the id of the directly connected device, folded, modulo partitions. Every log and

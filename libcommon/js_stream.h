@@ -41,8 +41,10 @@ struct js_call *js_stream_ensure(struct cw_app *app, const char *log, uint32_t p
                                  js_info_fn *cb, void *arg); /* creates it if it is missing */
 struct js_call *js_stream_info(struct cw_app *app, const char *log, uint32_t partition,
                                js_info_fn *cb, void *arg);
+/* The newest message of one subject. */
 struct js_call *js_stream_last(struct cw_app *app, const char *log, uint32_t partition,
                                const char *subject, js_last_fn *cb, void *arg);
+/* The subjects that have a message in the stream now. */
 struct js_call *js_stream_subjects(struct cw_app *app, const char *log, uint32_t partition,
                                    js_list_fn *cb, void *arg);
 /* Removes what lies below seq. */
@@ -52,6 +54,7 @@ void js_cancel(struct js_call **call); /* no callback; sets *call to NULL; NULL 
 
 /* Reads the answer to an append. 0 and *seq; or err_code; or -EBADMSG. */
 int js_ack(const void *data, size_t len, uint64_t *seq);
+/* True for the answers that say: no room, nothing stored. Then nothing is in doubt. */
 bool js_is_full(int rc);
 
 /* "uplink.3", or "event.3.<writer>" when there is one. */

@@ -5,7 +5,9 @@
 
 enum cw_log_level { CW_DEBUG, CW_INFO, CW_WARN, CW_ERROR };
 
+/* daemon is borrowed for ever. Lines before it bear "-" and begin at CW_INFO. */
 void cw_log_setup(const char *daemon, enum cw_log_level least);
+/* Reads debug, info, warn or error. 0 or -EINVAL. */
 int cw_log_level_parse(enum cw_log_level *level, const char *text);
 /* Never payloads, never secrets. Control characters in the result are replaced. */
 void cw_log(enum cw_log_level level, const char *event, const char *fmt, ...) CW_PRINTF(3, 4);

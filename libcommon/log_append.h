@@ -18,6 +18,8 @@ struct cw_log_append;
  * order. */
 typedef void cw_append_fn(int rc, void *arg);
 
+/* log (CW_LOG_UPLINK) is borrowed. Returns at once, never NULL: streams that are missing are made
+ * meanwhile, and what is appended waits for them. */
 struct cw_log_append *cw_log_append_open(struct cw_app *app, const char *log);
 
 /* packed is one Causeway.Uplink; copied. cb may be NULL. Never refuses for want of room: callers
@@ -25,9 +27,9 @@ struct cw_log_append *cw_log_append_open(struct cw_app *app, const char *log);
 void cw_log_append(struct cw_log_append *l, uint32_t partition, const void *packed, size_t len,
                    cw_append_fn *cb, void *arg);
 
-/* True while the partition's stream is full, NATS is away, or more than 4 MB wait. The watcher runs
- * at each change. */
+/* True while the partition's stream is full, NATS is away, or more than 4 MB wait. */
 bool cw_log_append_blocked(const struct cw_log_append *l, uint32_t partition);
+/* The one watcher runs at each change of that, not for the present state. */
 void cw_log_append_watch(struct cw_log_append *l,
                          void (*cb)(uint32_t partition, bool blocked, void *arg), void *arg);
 

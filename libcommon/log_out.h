@@ -26,6 +26,7 @@ struct out_msg {
  * -EAGAIN: no room for a second; nothing in doubt. */
 typedef void out_fn(int rc, void *arg);
 
+/* Subject <log>.<partition>.<writer>. Sends and makes nothing yet. log is borrowed. Never NULL. */
 struct log_out *out_open(struct cw_app *app, const char *log, uint32_t partition,
                          const char *writer);
 /* Learns the newest message; tries until it succeeds, then runs cb(0). */
@@ -36,6 +37,7 @@ void out_send(struct log_out *o, const struct out_msg *msgs, size_t n, out_fn *c
 struct out_mark out_tail_mark(const struct log_out *o);
 uint64_t out_tail_seq(const struct log_out *o); /* 0: none yet */
 const char *out_tail_outbox(const struct log_out *o);
+/* True while a callback of out_read_tail() or out_send() is owed. */
 bool out_busy(const struct log_out *o);
 void out_stop(struct log_out *o); /* its callback will not run */
 void out_close(struct log_out **o);

@@ -36,6 +36,8 @@ struct cw_log_owner *cw_log_owner_open(struct cw_app *app, struct cw_db *db,
                                        const struct cw_log_owner_config *cfg);
 /* True from gained() until cw_log_owner_released() or lost(). */
 bool cw_log_owner_has(const struct cw_log_owner *o, uint32_t partition);
+/* Nothing of the partition is under way any more: the lock goes, and another member takes it. After
+ * release(), or by one's own choice when the position has moved. */
 void cw_log_owner_released(struct cw_log_owner *o, uint32_t partition);
 /* Takes no more partitions, asks for the release of all, and leaves the group; the app's drain
  * waits for that. */

@@ -44,17 +44,23 @@ struct cw_log_reader_config {
     void (*owned)(uint32_t partition, bool owned, void *self);
 };
 
+/* cfg is copied, its texts are borrowed. Opens a connection to PostgreSQL of its own. The steps
+ * come from the loop, never from inside. Never NULL. */
 struct cw_log_reader *cw_log_reader_open(struct cw_app *app,
                                          const struct cw_log_reader_config *cfg);
+/* True while this instance works on the partition: who else looks at its rows leaves them alone. */
 bool cw_log_reader_owns(const struct cw_log_reader *r, uint32_t partition);
 /* Finishes the transaction at hand, releases the partitions; holds the app's drain until then. */
 void cw_log_reader_drain(struct cw_log_reader *r);
+/* Undoes the transaction at hand, and the locks go with the connection; done() and owned() run
+ * before it returns. Sets *r to NULL; NULL is fine. */
 void cw_log_reader_close(struct cw_log_reader **r);
 /* Makes the owner look into its outbox now; publish CW_SUBJECT_WAKE after an insert. */
 void cw_log_reader_kick(struct cw_log_reader *r, uint32_t partition);
 
 /* Free use by the daemon: what prepare() made for this transaction. */
 void cw_log_txn_set_data(struct cw_log_txn *txn, void *data);
+/* NULL before it is set and once the transaction is over. */
 void *cw_log_txn_data(const struct cw_log_txn *txn);
 /* rc 0; or negative: try again later with a pause (a lookup failed). */
 void cw_log_txn_prepared(struct cw_log_txn *txn, int rc);

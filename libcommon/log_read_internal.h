@@ -163,22 +163,33 @@ void part_committed(struct rpart *p);      /* its part of the transaction stands
 /* log_txn.c */
 void txn_start(struct cw_log_txn *t); /* records are there: prepare and so on */
 void txn_begin(struct cw_log_txn *t); /* BEGIN and fence */
+/* The first failure stays: the others follow from it. It ends when nothing is awaited any more. */
 void txn_fail(struct cw_log_txn *t, enum txn_outcome outcome, const char *reason);
+/* The same from a result; a fine one changes nothing. */
 void txn_fail_db(struct cw_log_txn *t, const PGresult *res);
+/* Over: done(), the partitions' new state or their old one, what a failure means for the next. */
 void txn_end(struct cw_log_txn *t, bool committed);
+/* p's messages into out; the end waits for it. What is in doubt fails as TXN_STALE, a full log as
+ * TXN_RETRY. */
 void txn_send(struct cw_log_txn *t, struct rpart *p, struct log_out *out);
+/* A statement inside; the end waits for it. An error fails the transaction before cb (or NULL)
+ * hears of it. False: not connected, failed, and cb will not run. */
 bool txn_query(struct cw_log_txn *t, const struct cw_stmt *stmt, int n,
                const struct cw_db_param *params, cw_db_fn *cb, void *arg);
 
 /* log_emit.c */
 void emit_build(struct cw_log_txn *t);
+/* The messages of all partitions, those of the outbox too. */
 void emit_free(struct cw_log_txn *t);
 
 /* log_poison.c */
 size_t items_of(const char *log, const void *data, size_t len);
 void poison_refused(struct cw_log_txn *t); /* decides what the next transaction takes */
 void poison_trial_passed(struct rpart *p);
+/* Ends the search, if there is one. */
 void poison_free(struct rpart *p);
+/* The record just taken, without the items that are bad or, in a trial, not asked about; taken away
+ * again when nothing is left of it. */
 void poison_take(struct cw_log_txn *t, struct rpart *p, const struct cw_record *rec);
 void poison_quarantine(struct cw_log_txn *t); /* statements for what is left out */
 void poison_tell(struct cw_log_txn *t);       /* after the commit */
@@ -188,19 +199,28 @@ void careful_survived(struct cw_log_txn *t);  /* it failed, but the process live
 
 /* log_outbox.c */
 void outbox_start(struct cw_log_reader *r);
+/* Which of the partitions have rows: mostly none has, and no transaction is begun. */
 void outbox_ask(struct cw_log_txn *t);
 void outbox_effects(struct cw_log_txn *t); /* after the fence */
 void outbox_ended(struct cw_log_txn *t, bool committed);
+/* Each second: a wake-up is only a hint. */
 void outbox_sweep(struct cw_log_reader *r);
 
 /* log_batches.c */
 void batches_load(struct rpart *p, const PGresult *res);
+/* Cw-Batch is <writer>.<p>.<n>: true if n is not above the writer's last; else n becomes it, for
+ * the transaction at hand. A record without one is no repeat. */
 bool batches_repeated(struct rpart *p, const struct cw_record *rec);
+/* The writers' new numbers, stored with what they wrote. */
 void batches_effects(struct cw_log_txn *t);
+/* The numbers of the transaction at hand stand, or are forgotten. */
 void batches_end(struct rpart *p, bool committed);
+/* The partition goes; the next owner reads the numbers again. */
 void batches_free(struct rpart *p);
 
 /* log_trim.c */
 void trim_committed(struct rpart *p, uint64_t seq, size_t bytes);
+/* Looks every 10 s at the partitions that r owns. */
 void trim_open(struct cw_log_reader *r);
+/* What is under way is dropped, its answer ignored: the next owner trims again. NULL is fine. */
 void trim_close(struct cw_log_reader *r);

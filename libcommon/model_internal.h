@@ -58,4 +58,5 @@ struct cw_model {
     struct service *services;
 };
 
+/* As models spell it: int, DateTime, "string list". */
 const char *data_type_name(enum data_type type);

@@ -23,6 +23,7 @@ enum cw_layer {
     CW_LAYER_COMMAND,
     CW_LAYER_UPGRADE,
 };
+/* Its word in records and in why: "authenticate". */
 const char *cw_layer_name(enum cw_layer layer);
 
 /* All texts are copied; sample and next_step may be NULL. */
@@ -36,6 +37,9 @@ struct cw_notice {
     const char *sample;    /* at most 256 bytes are kept */
 };
 
+/* uplink is borrowed, and closed after it. Never NULL. */
 struct cw_notices *cw_notices_open(struct cw_app *app, struct cw_log_append *uplink);
+/* The first of its kind is appended at once, what follows once a second with its count. Texts are
+ * cut and made UTF-8, whatever a device sent. */
 void cw_notice(struct cw_notices *n, const struct cw_notice *notice);
 void cw_notices_close(struct cw_notices **n); /* sends what waits */

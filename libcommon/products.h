@@ -9,13 +9,14 @@
 struct cw_app;
 struct cw_products;
 
-/* db is borrowed and must outlive it. */
+/* db is borrowed. Never NULL. */
 struct cw_products *cw_products_open(struct cw_app *app, struct cw_db *db);
+/* While no load is under way: close db first, which ends them. Sets *p to NULL; NULL is fine. */
 void cw_products_close(struct cw_products **p);
 
+typedef void cw_products_fn(int rc, void *arg);
 /* Makes the models of these keys present. 1: they are; 0: cb runs once, later, with rc 0 or -EIO.
  * -ENOTCONN: the database is away; cb will not run. */
-typedef void cw_products_fn(int rc, void *arg);
 int cw_products_load(struct cw_products *p, const int64_t *keys, size_t n, cw_products_fn *cb,
                      void *arg);
 

@@ -16,6 +16,7 @@
 
 struct event_base;
 struct cw_bus;
+struct cw_bus_sub;
 struct cw_db;
 struct cw_log_append;
 
@@ -38,38 +39,43 @@ struct cw_service {
                                                             < 0: not mine, else exit code */
 };
 
+/* The whole life of the process; main() returns what it returns: 0, CW_EXIT_FAILURE,
+ * CW_EXIT_CONFIG, or the code of cw_app_exit() or main_mode(). */
 int cw_service_run(const struct cw_service *svc, int argc, char **argv);
 
+/* Borrowed; all three end after stop(). */
 struct event_base *cw_app_base(struct cw_app *app);
-struct cw_bus *cw_app_bus(struct cw_app *app);
-struct cw_db *cw_app_db(struct cw_app *app);
+struct cw_bus *cw_app_bus(struct cw_app *app);         /* NULL without CW_NEEDS_BUS */
+struct cw_db *cw_app_db(struct cw_app *app);           /* NULL without CW_NEEDS_DB */
 const char *cw_app_name(const struct cw_app *app);     /* mqtt-gateway.1 */
 const char *cw_app_instance(const struct cw_app *app); /* mqtt-gateway-1-<boot>: a subject token */
 uint64_t cw_app_boot(const struct cw_app *app);        /* ms of the start, unique per name */
 uint32_t cw_app_partitions(const struct cw_app *app);
 int64_t cw_app_log_bytes(const struct cw_app *app); /* size of a new EVENT or PUSH stream */
-const char *cw_app_var(const struct cw_app *app);
-bool cw_app_strict(const struct cw_app *app);
-bool cw_app_draining(const struct cw_app *app);
+const char *cw_app_var(const struct cw_app *app);   /* folder of the platform's state */
+bool cw_app_strict(const struct cw_app *app);       /* extensions are refused, as IoTDA does */
+bool cw_app_draining(const struct cw_app *app);     /* from SIGTERM on: nothing new is begun */
 const char *cw_app_db_conninfo(const struct cw_app *app); /* for a connection of one's own */
 
-/* Not ready / not drained while held; reason is shown by /healthz. Balanced per reason. */
+/* Not ready / not drained while held; reason is copied and shown by /healthz. */
 void cw_app_hold(struct cw_app *app, const char *reason);
+/* Once for each hold of the reason, or the process aborts; the last one may end a drain. */
 void cw_app_release(struct cw_app *app, const char *reason);
 /* A lasting fault that a person must see ("stream UPLINK_3 was replaced"): /healthz turns 503. */
 void cw_app_fault(struct cw_app *app, const char *what, const char *fmt, ...) CW_PRINTF(3, 4);
+/* Mended; without such a fault nothing happens. */
 void cw_app_fault_clear(struct cw_app *app, const char *what);
+/* Work that a drain waits for, +1 and later -1: whoever is owed an answer. */
 void cw_app_in_flight(struct cw_app *app, int delta);
 /* The subscription is drained first thing on SIGTERM: new calls go to other instances. */
-struct cw_bus_sub;
 void cw_app_on_drain(struct cw_app *app, struct cw_bus_sub *sub);
 /* Ends the process in order with an exit code, e.g. when a fence was lost. */
 void cw_app_exit(struct cw_app *app, int code);
 
-/* Crash points for tests: ends the process with SIGKILL when CAUSEWAY_CRASH_AT is "name" or
- * "name:n" (the n-th pass; "name:~n": each pass with chance 1/n). Nothing in release builds. */
 #ifdef CW_RELEASE
 #define cw_crash_point(name) ((void)0)
 #else
+/* Crash points for tests: ends the process with SIGKILL when CAUSEWAY_CRASH_AT is "name" or
+ * "name:n" (the n-th pass; "name:~n": each pass with chance 1/n). Nothing in release builds. */
 void cw_crash_point(const char *name);
 #endif

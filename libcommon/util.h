@@ -12,20 +12,21 @@
 
 /* Out of memory ends the process (the supervisor starts it again): none of these returns NULL. */
 void *cw_malloc(size_t n);
-void *cw_calloc(size_t n, size_t size);
-void *cw_realloc(void *p, size_t n);
-char *cw_strdup(const char *s);
-char *cw_strndup(const char *s, size_t n);
-void *cw_memdup(const void *p, size_t n);
-char *cw_sprintf(const char *fmt, ...) CW_PRINTF(1, 2);
+void *cw_calloc(size_t n, size_t size);                 /* zeroed */
+void *cw_realloc(void *p, size_t n);                    /* n 0: a byte is kept */
+char *cw_strdup(const char *s);                         /* s is not NULL */
+char *cw_strndup(const char *s, size_t n);              /* n bytes at most, and a NUL */
+void *cw_memdup(const void *p, size_t n);               /* n 0: p may be NULL */
+char *cw_sprintf(const char *fmt, ...) CW_PRINTF(1, 2); /* for free() */
 
 /* A growing byte buffer; zero it to start. data is NUL-terminated after each call (len without). */
 struct cw_buf {
     char *data;
     size_t len, cap;
 };
+/* What is added, here and below, must not lie in b itself. */
 void cw_buf_add(struct cw_buf *b, const void *p, size_t n);
-void cw_buf_str(struct cw_buf *b, const char *s);
+void cw_buf_str(struct cw_buf *b, const char *s); /* without its NUL */
 void cw_buf_printf(struct cw_buf *b, const char *fmt, ...) CW_PRINTF(2, 3);
 void cw_buf_json_string(struct cw_buf *b, const char *s, size_t n); /* with quotes, escaped */
 void cw_buf_reset(struct cw_buf *b);                                /* keeps the memory */

@@ -46,8 +46,12 @@ bool target_is_online(struct dispatcher *d, struct cw_api_call *call, int found,
 
 /* ---- command.c: synchronous commands */
 
+/* The commands that this instance waits for; another one's are in the table only. Never NULL. */
 struct commands *commands_open(struct dispatcher *d);
+/* At the end of the process: who waits is answered 503. */
 void commands_close(struct commands **c);
+/* CreateCommand. Answers with what the device answered, or after command_ms with SYNC_TIMEOUT and
+ * 200 as IoTDA does. The receipt is stored before the device gets the command. */
 void create_command(struct cw_api_call *call, void *self);
 /* An answer of a device; from the gateway at once, or from the log. False: nobody waits here. */
 bool command_answered(struct dispatcher *d, const char *command_id, const void *body, size_t len);
@@ -58,18 +62,25 @@ extern const struct cw_log_reader_config events_reader; /* self is filled in */
 
 /* ---- message.c: taking and showing messages; sender.c: sending them, as owner of a partition */
 
+/* CreateMessage. 201 once it is stored as PENDING; a device without a session is OFFLINE. */
 void create_message(struct cw_api_call *call, void *self);
+/* ListDeviceMessages. The newest 1000. */
 void list_messages(struct cw_api_call *call, void *self);
+/* ShowDeviceMessage. An unknown message is an empty answer, as IoTDA does. */
 void show_message(struct cw_api_call *call, void *self);
 
+/* Looks each second, and when woken, for PENDING messages of the partitions that d->events owns. */
 struct sender *sender_open(struct dispatcher *d);
+/* At the end of the process: messages under way stay PENDING, the next owner sends them again. */
 void sender_close(struct sender **s);
 /* There may be something to send in this partition. */
 void sender_wake(struct sender *s, uint32_t partition);
 
 /* ---- receipts.c: how long they are kept */
 
+/* Each hour what is older than keep_days goes, 10,000 commands and as many messages at a time. */
 void receipts_start(struct dispatcher *d);
+/* Also if it was never started. */
 void receipts_stop(struct dispatcher *d);
 
 /* ---- message_status.c: the states of a message as one table */
@@ -78,12 +89,15 @@ enum message_status { MSG_PENDING, MSG_DELIVERED, MSG_FAILED, MSG_TIMEOUT, MSG_S
 enum message_event { ON_ACK, ON_NO_ACK, ON_OFFLINE, ON_NOT_SUBSCRIBED, ON_EXPIRE, MSG_EVENTS };
 /* The status after ev, or -EPROTO if `from` does not take it. */
 int message_next(enum message_status from, enum message_event ev);
+/* As the API and command.message spell it: PENDING. */
 const char *message_status_name(enum message_status s);
 
 /* ---- downlink.c */
 
-/* Asks the gateway that holds a session. outcome CW_… of DownlinkReply; rc as in cw_bus_reply_fn.
- */
+/* rc as in cw_bus_reply_fn, -EBADMSG for an answer that does not parse; reply is borrowed for the
+ * call, NULL unless rc is 0. */
 typedef void downlink_fn(int rc, const Causeway__DownlinkReply *reply, void *arg);
+/* Asks the gateway that holds a session. Waits 500 ms past the request's deadline, which the
+ * gateway keeps itself. 0, then cb runs once; or -ENOTCONN and it will not. */
 int downlink_ask(struct dispatcher *d, const char *gateway, const Causeway__Downlink *request,
                  downlink_fn *cb, void *arg);

@@ -52,27 +52,42 @@ struct fact {
 struct cw_buf fact_pack(const struct fact *f);
 /* After the commit: caches drop the key, the owner of the partition looks into the outbox. */
 void fact_told(struct registry *r, const char *kind, int64_t key, uint32_t partition);
+/* id: of the directly connected device; for the facts of a product its product_id. */
 uint32_t partition_of(const struct registry *r, const char *id);
 
-/* ---- operations */
+/* ---- operations, as openapi.json has them; self is the registry. A change and its event are
+ * stored by one statement; caches are told after it. */
 
+/* The oldest first, without pages: there are few. */
 void show_applications(struct cw_api_call *call, void *self);
-void add_application(struct cw_api_call *call, void *self);
-void show_application(struct cw_api_call *call, void *self);
+void add_application(struct cw_api_call *call, void *self);  /* 201, APP_NAME_TAKEN, APP_QUOTA */
+void show_application(struct cw_api_call *call, void *self); /* 200, NO_APP */
 /* Makes the default space at the first start, then runs done(rc) once. */
 void apps_start(struct registry *r);
 
+/* A page without the models, newest first. */
 void list_products(struct cw_api_call *call, void *self);
+/* MODEL: where the model breaks docs/protocol/product-model.md. Members left out are filled in. */
 void create_product(struct cw_api_call *call, void *self);
+/* Without app_id that of the default space, else the oldest of that id; so do the next two. */
 void show_product(struct cw_api_call *call, void *self);
+/* Members left out stay. Tries five times against others that change it meanwhile, then 503. */
 void update_product(struct cw_api_call *call, void *self);
+/* PRODUCT_IN_USE while it has devices. */
 void delete_product(struct cw_api_call *call, void *self);
 
+/* A page without secrets, newest first. */
 void list_devices(struct cw_api_call *call, void *self);
+/* Without device_id it is <product_id>_<node_id>; a secret that is not given is made. */
 void add_device(struct cw_api_call *call, void *self);
+/* With its secrets. */
 void show_device(struct cw_api_call *call, void *self);
+/* As update_product(); what is cached of its secrets goes. */
 void update_device(struct cw_api_call *call, void *self);
+/* 204 once its session is cut, or nobody has confirmed that within close_ms; HAS_CHILDREN. */
 void delete_device(struct cw_api_call *call, void *self);
+/* With force_disconnect it answers when the session is cut; 503 if nobody confirms that, and then
+ * the secret is changed all the same. */
 void reset_device_secret(struct cw_api_call *call, void *self);
 
 /* ---- device_shape.c */
@@ -89,9 +104,9 @@ const char *seal_context(char out[64], int64_t device_key, bool secondary);
 
 /* ---- close.c */
 
-/* Asks a gateway to cut a session and to say so. cb runs once: true when it is cut or its gateway
- * is gone, false when nobody answered in time. */
 typedef void close_fn(bool confirmed, void *arg);
+/* Asks a gateway to cut a session and to say so. cb runs once: true when it is cut or its gateway
+ * is gone, false when nobody answered within close_ms. Counts as in flight; texts are copied. */
 void close_session(struct registry *r, const char *gateway, int64_t device_key, int64_t session_no,
                    const char *cause, close_fn *cb, void *arg);
 
@@ -100,14 +115,18 @@ void close_session(struct registry *r, const char *gateway, int64_t device_key, 
 struct secret_pair {
     char *primary, *secondary; /* NULL: not set */
 };
+/* Room for max devices, at least 1. */
 struct secrets *secrets_open(size_t max);
 /* Borrowed until the next call. Opens the sealed texts (either may be NULL) unless the same
  * auth_version is known. NULL: they do not open with our key. */
 const struct secret_pair *secrets_get(struct secrets *s, const uint8_t key[32], int64_t device_key,
                                       int64_t auth_version, const char *primary,
                                       const char *secondary);
+/* The device has changed. Texts that go, here and below, are overwritten first. */
 void secrets_drop(struct secrets *s, int64_t device_key);
+/* NATS was away: changes may have been missed. */
 void secrets_drop_all(struct secrets *s);
+/* Sets *s to NULL; NULL is fine. */
 void secrets_close(struct secrets **s);
 
 /* ---- login.c: what a CONNECT is told; no I/O */
@@ -132,13 +151,19 @@ void sessions_open(const struct cw_bus_msg *msg, void *self); /* api.registry.op
 
 /* ---- gateways.c, events.c */
 
+/* Needs r->logins, r->uplink and r->events. Sessions of a gateway that was silent for lost_ms, or
+ * has booted again, are ended by the owner of their partition. */
 void gateways_start(struct registry *r);
+/* At the end of the process; endings under way may still be answered. */
 void gateways_stop(struct registry *r);
+/* Reads EVENT into r->events, and relays the outbox. */
 void events_start(struct registry *r);
 /* int[] of the partitions of EVENT that this instance owns; the caller frees it. */
 void owned_partitions(const struct registry *r, struct cw_db_array *out);
 
 /* ---- expiry.c */
 
+/* Each 10 s: registrations whose timeout is over and that were never active, in own partitions. */
 void expiry_start(struct registry *r);
+/* Also if it was never started. */
 void expiry_stop(struct registry *r);

@@ -20,6 +20,7 @@ typedef void hash_fn(bool ok, const char *hash, void *arg);
  * full; -EINVAL: the password is too long. */
 int hasher_ask(struct hasher *h, const char *password, const char *hash, hash_fn *cb, void *arg);
 
+/* Starts the helper; never NULL, what is asked waits until there is one. */
 struct hasher *hasher_open(struct event_base *base);
 void hasher_close(struct hasher **h); /* who waits is dropped */
 
@@ -28,4 +29,5 @@ int hash_helper(void);
 
 /* For tests: what the helper does. */
 void hash_password(char out[HASH_LEN], const char *password);
+/* False, too, for what is no hash of ours. */
 bool hash_matches(const char *hash, const char *password);

@@ -30,9 +30,13 @@ struct identity {
 void on_create_token(struct cw_api_call *call, void *self);
 /* lists.c: what the SDKs ask before they talk, and what rest-gateway asks */
 void on_list_projects(struct cw_api_call *call, void *self);
+/* The names of the projects of the caller's account. */
 void on_list_regions(struct cw_api_call *call, void *self);
+/* The caller's account. */
 void on_list_domains(struct cw_api_call *call, void *self);
+/* A user by id, disabled ones too: what he may is rest-gateway's to judge. 404: none. */
 void on_show_principal(struct cw_api_call *call, void *self);
+/* The same by access key, with its secret opened. 404: none, or disabled. */
 void on_show_access_key(struct cw_api_call *call, void *self);
 
 /* Answers in the form of IAM errors and ends the call. */
@@ -43,6 +47,7 @@ void iam_fail_db(struct cw_api_call *call, const PGresult *res);
 /* first_start.c: makes account, administrator, access key and project where there are none, writes
  * $VAR/access.d/identity.env, then serves (serve()). Repeats by itself when PostgreSQL goes. */
 void first_start_run(struct identity *self, void (*serve)(struct identity *self));
+/* No step follows; the proposed password is overwritten. Also if it is over. */
 void first_start_stop(struct identity *self);
 
 /* Context of a sealed secret: the row that it belongs to. The caller frees. */

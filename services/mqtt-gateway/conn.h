@@ -76,12 +76,16 @@ void conn_arm(struct conn *c);
 
 /* conn_io.c: the events of the socket, and what they lead to. */
 void conn_on_readable(evutil_socket_t fd, short what, void *conn);
+/* Goes on with the handshake, or with what waits to be written. */
 void conn_on_writable(evutil_socket_t fd, short what, void *conn);
+/* Writes what the socket takes; may end c. A peer that leaves 64 KB unread is not read either. */
 void conn_flush(struct conn *c);
 
 /* What is added is written at the end of this turn of the loop. */
 struct cw_buf *conn_out(struct conn *c);
+/* One PAUSE_… of those above; each is there or not, however often it was given. */
 void conn_pause(struct conn *c, unsigned reason);
+/* Without any reason left it is read again, and its silence begins anew: nobody listened. */
 void conn_resume(struct conn *c, unsigned reason);
 
 /* CONNECT has come and is being checked. */
@@ -97,8 +101,8 @@ void conn_last_word(struct conn *c);
 /* Closes at once; a session ends with this cause. c is gone at the end of this turn of the loop. */
 void conn_end(struct conn *c, const char *cause);
 
-/* "address:port" of the peer. */
 #define PEER_LEN 64
+/* "address:port" of the peer, IPv6 in brackets; "gone" when it is. */
 char *conn_peer(const struct conn *c, char out[PEER_LEN]);
 
 /* At the end of a turn of the loop (gateway.later). */
@@ -109,6 +113,7 @@ void conns_free(struct gateway *gw); /* at the end of the process */
 
 /* socket.c. Bytes; 0: nothing now; -ECONNRESET: the end; -EPROTO: TLS failed. */
 ssize_t socket_read(struct conn *c, void *to, size_t size);
+/* How many of them were taken; TLS wants the same bytes again after a 0. */
 ssize_t socket_write(struct conn *c, const void *from, size_t len);
 /* 0: done, -EAGAIN: goes on when readable (or writable, if *wants_write), -EPROTO. */
 int socket_secure(struct conn *c, bool *wants_write);

@@ -3,6 +3,7 @@
 
 #include "services/mqtt-gateway/session.h"
 
+/* Serves what others ask; each gets one outcome, unless the process ends before. */
 void downlinks_open(struct gateway *gw);
 /* The device's PUBACK. */
 void downlink_acked(struct session *s, uint16_t packet_id);
@@ -10,4 +11,5 @@ void downlink_acked(struct session *s, uint16_t packet_id);
 void downlinks_drop(struct session *s);
 /* A copy of an answer for whoever waits for this request id. */
 void downlink_answered(struct session *s, struct text request_id, const void *packed, size_t len);
+/* to NULL: nobody asked. Not sent again: the asker has a limit of his own. */
 void downlink_reply(struct gateway *gw, const char *to, Causeway__DownlinkReply *reply);

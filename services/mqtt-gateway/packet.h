@@ -77,7 +77,9 @@ bool packet_filter(struct packet_filters *from, struct text *filter, uint8_t *qo
 
 void packet_put_connack(struct cw_buf *to, uint8_t code); /* a session is never present */
 void packet_put_ack(struct cw_buf *to, enum packet_type type, uint16_t id);
+/* codes: per filter, in their order, the QoS granted or 0x80 (3.9.3). */
 void packet_put_suback(struct cw_buf *to, uint16_t id, const uint8_t *codes, size_t n);
+/* Answers PINGREQ (3.13). */
 void packet_put_pingresp(struct cw_buf *to);
 /* id is looked at with qos 1 only. */
 void packet_put_publish(struct cw_buf *to, struct text topic, const void *payload, size_t len,

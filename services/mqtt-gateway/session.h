@@ -68,6 +68,7 @@ struct session *session_by_no(const struct gateway *gw, int64_t session_no);  /*
 /* Somebody asked to close a session that is not here: if it comes after all, it is ended. */
 void session_bar(int64_t session_no);
 
+/* Before the first connection, after gw->uplink: takes its watcher. */
 void sessions_open(struct gateway *gw);
 void sessions_close(struct gateway *gw); /* at the end of the process */
 /* All that live leave (the gateway was cut off). */
@@ -75,7 +76,9 @@ void sessions_leave(struct gateway *gw, const char *cause);
 
 /* subscriptions.c. Each keeps a copy. -ENOSPC beyond 100. */
 int subscription_add(struct session *s, struct text filter, uint8_t qos);
+/* Without such a subscription nothing happens: UNSUBACK follows all the same (3.10.4). */
 void subscription_remove(struct session *s, struct text filter);
 /* The highest granted QoS of those that match, or -ENOENT. */
 int subscription_match(const struct session *s, struct text topic);
+/* The session ends: none outlives it. */
 void subscriptions_free(struct session *s);

@@ -24,6 +24,7 @@ int topic_check_publish(struct topic_info *out, const char *device_id, struct te
 int topic_check_filter(const char *device_id, struct text filter);
 /* A topic by which the platform speaks to this device, delivered without subscription. */
 bool topic_is_system_down(const char *device_id, struct text topic);
+/* By the wildcards of MQTT 3.1.1, 4.7; one at the beginning does not catch a topic with $. */
 bool topic_matches(struct text filter, struct text topic);
 /* Below $oc: goes to the platform only. The request id at the end of a topic, len 0 without. */
 struct text topic_request_id(struct text topic);

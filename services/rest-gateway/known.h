@@ -31,12 +31,16 @@ struct known {
     size_t n_projects;
 };
 
-/* k is borrowed for the call. rc 0; -ENOENT: no such user or key; -EAGAIN: too many questions;
- * others: identity is away. Runs once, perhaps before known_get() returns. */
+/* k is borrowed for the call. rc 0; -ENOENT: no such user or key; -EAGAIN: too many entries;
+ * others: identity is away. */
 typedef void known_fn(int rc, const struct known *k, void *arg);
+/* id: of a user, or an access key. cb runs once, perhaps before this returns, after 5 s at the
+ * latest. */
 void known_get(struct known_cache *cache, enum known_kind kind, const char *id, known_fn *cb,
                void *arg);
+/* True if the project is one of the user's account. */
 bool known_has_project(const struct known *user, const char *project_id);
 
+/* For 20,000 users and keys; what is unknown makes room for others first. Never NULL. */
 struct known_cache *known_open(struct cw_app *app);
 void known_close(struct known_cache **cache); /* who waits gets -ENOTCONN */

@@ -18,6 +18,7 @@ struct route_match {
 /* path: as sent, without query. 0; -ENOENT: no such URL; -EOPNOTSUPP: another method. After 0 the
  * caller runs route_match_free(). */
 int route_find(struct route_match *out, const char *method, const char *path);
+/* Frees its names and values and zeroes it; zeroed memory is fine. */
 void route_match_free(struct route_match *m);
 const char *route_var(const struct route_match *m, const char *name); /* NULL if absent */
 

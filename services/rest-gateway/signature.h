@@ -35,7 +35,9 @@ struct signed_request {
 
 /* 0 or -EINVAL: not a header of these schemes. signature_free() in both cases. */
 int signature_parse(struct signature *out, const char *authorization);
+/* Zeroes it; zeroed memory is fine. */
 void signature_free(struct signature *s);
+/* True if SignedHeaders names the header; name in any case. */
 bool signature_covers(const struct signature *s, const char *name);
 
 /* What does not need the key: SignedHeaders, scope, clock. 0 or -EACCES with a sentence in why for

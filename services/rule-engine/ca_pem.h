@@ -15,4 +15,5 @@ struct ca_pem {
 /* 0, the caller calls ca_pem_free(); -EINVAL after writing the reason to why. */
 int ca_pem_read(struct ca_pem *out, const char *text, size_t len, int64_t now_ms, char *why,
                 size_t size);
+/* Once, and only after a 0. */
 void ca_pem_free(struct ca_pem *ca);

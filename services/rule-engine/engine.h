@@ -35,32 +35,38 @@ struct engine {
 
 /* Loads, and loads again whenever rules may have changed; ready() runs after the first load. */
 struct rule_table *rule_table_open(struct engine *e, void (*ready)(struct engine *e));
-/* Runs cb with the rules as of now: at once, or when a load that is due is done. */
-typedef void rule_table_fn(const struct rule_set *set, void *arg);
+typedef void rule_table_fn(const struct rule_set *set, void *arg); /* set: for the call */
+/* Runs cb with the rules as of now: at once, or when a load that is due is done. One caller at a
+ * time: the reader has one transaction. */
 void rule_table_with(struct rule_table *t, rule_table_fn *cb, void *arg);
+/* Drops a load under way and who waits for it. Sets *t to NULL; NULL is fine. */
 void rule_table_close(struct rule_table **t);
 /* After a commit: every instance loads again, push-notifier forgets the action. */
 void rules_changed(struct engine *e, const char *kind, const char *id);
 
 /* ---- events.c: EVENT in, PUSH out */
 
+/* Opens e->reader. Needs e->table: what is read is matched against the rules as of then. */
 void events_start(struct engine *e);
 
 /* ---- ledger.c: gauges from rule.position */
 
+/* Every 2 s, totals of all partitions, whoever owns them. */
 void ledger_start(struct engine *e);
+/* Also if it was never started. */
 void ledger_stop(void);
 
 /* ---- answer.c */
 
-const char *text_of(bool v); /* "t", "f" */
-/* {"<key>":[…],"count":…,"marker":…} from rows that PAGE selected. */
-typedef json_t *row_fn(const PGresult *res, int row);
+const char *text_of(bool v);                          /* "t", "f" */
+typedef json_t *row_fn(const PGresult *res, int row); /* a new reference */
+/* Answers 200 {"<key>":[…],"count":…,"marker":…} from rows that PAGE selected. */
 void answer_page(struct cw_api_call *call, const PGresult *res, const char *key, row_fn *row);
-/* The three parameters of paging, into p[0…2]: marker, limit, offset. */
 struct page_text {
     char limit[24], offset[24];
 };
+/* The three parameters of paging, into p[0…2]: marker, limit (10), offset (0). They point into *t
+ * and the call. */
 void page_params(struct cw_api_call *call, struct cw_db_param *p, struct page_text *t);
 
 /* Rows of the list m, a page of them, newest first, each with the count of all; one row of NULLs
@@ -71,21 +77,27 @@ void page_params(struct cw_api_call *call, struct cw_db_param *p, struct page_te
     "::bigint) SELECT (SELECT count(*) FROM m) AS count, page.*"                                   \
     " FROM (SELECT) one LEFT JOIN page ON true ORDER BY page." id " DESC"
 
-/* ---- operations */
+/* ---- operations, as openapi.json has them; self is the engine. What changes a rule or an action
+ * says so to every instance after the commit, by rules_changed(). */
 
+/* 201, inactive. NOT_BUILT: a subject that IoTDA has and we do not. */
 void create_rule(struct cw_api_call *call, void *self);
-void list_rules(struct cw_api_call *call, void *self);
-void show_rule(struct cw_api_call *call, void *self);
+void list_rules(struct cw_api_call *call, void *self); /* a page, newest first */
+void show_rule(struct cw_api_call *call, void *self);  /* 200, NO_RULE */
+/* What is left out stays. RULE_EMPTY: it cannot become active without an action. */
 void update_rule(struct cw_api_call *call, void *self);
-void delete_rule(struct cw_api_call *call, void *self);
+void delete_rule(struct cw_api_call *call, void *self); /* with its actions */
 
+/* 201, the token sealed; NO_RULE, NO_CERT, RULE_QUOTA. */
 void create_action(struct cw_api_call *call, void *self);
-void list_actions(struct cw_api_call *call, void *self);
-void show_action(struct cw_api_call *call, void *self);
+void list_actions(struct cw_api_call *call, void *self); /* a page, newest first */
+void show_action(struct cw_api_call *call, void *self);  /* without the token */
+/* All of it is replaced, but a token that is left out stays while signature_enable does. */
 void update_action(struct cw_api_call *call, void *self);
-void delete_action(struct cw_api_call *call, void *self);
+void delete_action(struct cw_api_call *call, void *self); /* 204, NO_ACTION */
 
+/* 201; CERT_BAD says what it holds instead of a CA's certificate. */
 void create_certificate(struct cw_api_call *call, void *self);
-void list_certificates(struct cw_api_call *call, void *self);
-void show_certificate(struct cw_api_call *call, void *self);
-void delete_certificate(struct cw_api_call *call, void *self);
+void list_certificates(struct cw_api_call *call, void *self);  /* a page, newest first */
+void show_certificate(struct cw_api_call *call, void *self);   /* without the PEM */
+void delete_certificate(struct cw_api_call *call, void *self); /* CERT_IN_USE by actions */

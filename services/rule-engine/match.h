@@ -24,11 +24,12 @@ enum subject_state {
     SUBJECT_KNOWN,   /* IoTDA has it, this engine does not yet */
     SUBJECT_SERVED,
 };
+/* Of a rule's subject: "device.property", "report". */
 enum subject_state subject_state(const char *resource, const char *event);
 const char *subjects_served(void); /* for error texts */
 
-/* Runs hit() for each action that is owed this event, in the order of adding. */
 typedef void rule_hit_fn(const struct rule *rule, void *arg);
+/* Runs hit() for each action that is owed this event, in the order of adding; how many they are. */
 size_t rule_set_match(const struct rule_set *set, const Causeway__Event *event, rule_hit_fn *hit,
                       void *arg);
 

@@ -55,9 +55,10 @@ struct batch {
 /* Turns the records into rows and events, in order; everything they need has been looked up.
  * interpret.c */
 void batch_interpret(struct batch *b);
+/* Made when it is missing; never NULL, and there until the end of the batch. */
 struct state *batch_state(struct batch *b, int64_t device_key);
 
-/* One row of the history. topic NULL: the system topic of its kind. interpret.c calls it. */
+/* topic NULL: the system topic of its kind. */
 struct history_row {
     const Causeway__Uplink *uplink;
     int64_t ord;
@@ -66,6 +67,7 @@ struct history_row {
     size_t len;
     const struct cw_buf *verdicts;
 };
+/* One row of the history; copied. Its time is moved into the days that exist. */
 void batch_history(struct batch *b, const struct history_row *row);
 
 /* effects.c */

@@ -18,7 +18,9 @@ struct device {
     UT_hash_handle hh;
 };
 
+/* max: what devices_trim() leaves. db is borrowed. Never NULL. */
 struct devices *devices_open(struct cw_app *app, struct cw_db *db, int64_t max);
+/* While no load is under way: close db first, which ends them. Sets *d to NULL; NULL is fine. */
 void devices_close(struct devices **d);
 
 typedef void devices_fn(int rc, void *arg);

@@ -39,7 +39,9 @@ struct report_refusal {
  * *refusal. r may be used again after report_reset(); zero it to start. */
 int report_read(struct report *r, const void *data, size_t len, const struct cw_model *model,
                 int64_t received_ms, struct report_refusal *refusal);
+/* Keeps the memory of its lists. */
 void report_reset(struct report *r);
+/* Zeroes it; zeroed memory is fine. */
 void report_free(struct report *r);
 
 /* What to do about a verdict of the model. */

@@ -24,4 +24,5 @@ struct shadow_entry {
  * *all is an uthash in the order of first touch; NULL to start. */
 void shadow_merge(struct shadow_entry **all, int64_t device_key, const char *service_id,
                   json_t *properties, const char *time);
+/* Sets *all to NULL. */
 void shadow_free(struct shadow_entry **all);

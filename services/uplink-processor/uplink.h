@@ -39,9 +39,11 @@ struct uplink {
     int64_t history_days, device_cache;
 };
 
-/* batch.c */
+/* batch.c: the steps of the reader (log_read.h). A look-up that fails is tried again later. */
 void batch_prepare(struct cw_log_txn *txn, const struct cw_record *records, size_t n, void *self);
+/* A few statements with arrays, however many records there are. */
 void batch_effects(struct cw_log_txn *txn, void *self);
+/* Frees the batch; nothing is kept of one that was undone. */
 void batch_done(struct cw_log_txn *txn, bool committed, void *self);
 
 /* ledger.c: gauges from data.position, every few seconds */

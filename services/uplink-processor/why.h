@@ -44,6 +44,7 @@ void why_fail(struct why *w, const struct why_told *told);
 /* Takes text. */
 void why_change(struct why *w, int64_t device_key, int64_t at_ms, const char *what,
                 const char *code, char *text);
+/* Its content; zeroes it. */
 void why_free(struct why *w);
 
 /* The layer's name from a list of ours, so that nothing foreign becomes a key; NULL: unknown. */
