@@ -364,7 +364,15 @@ void sender_close(struct sender **at)
         return;
     if (s->reading)
         cw_db_cancel(s->reading);
-    HASH_ITER(hh, s->going, m, next) { sending_free(m); }
+    HASH_ITER(hh, s->going, m, next)
+    {
+        if (m->asked || m->storing) { /* its answer frees it: bus and database end after us */
+            HASH_DEL(s->going, m);    /* NOLINT: freed entries have left the table */
+            m->all = NULL;
+        } else {
+            sending_free(m);
+        }
+    }
     event_free(s->timer);
     free(s);
     *at = NULL;

@@ -137,6 +137,7 @@ void rule_table_close(struct rule_table **table)
         return;
     if (t->load)
         cw_db_cancel(t->load);
+    cw_bus_unwatch(cw_app_bus(t->e->app), on_bus, t);
     cw_bus_unsubscribe(&t->subs[0]);
     cw_bus_unsubscribe(&t->subs[1]);
     event_free(t->timer);
