@@ -18,13 +18,14 @@ PACKAGES := libpq libprotobuf-c libcrypto jansson libevent libevent_pthreads lib
 PKG_CFLAGS = $(shell pkg-config --cflags $(PACKAGES))
 LIBS      = -Wl,--as-needed $(shell pkg-config --libs $(PACKAGES)) -lpthread
 UNIT     := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c))
-SOURCES  := $(wildcard libcommon/*.[ch] proto/*.h services/*/*.[ch] tests/*/*.[ch])
+SOURCES  := $(wildcard libcommon/*.[ch] proto/*.h services/*/*.[ch] tests/*/*.[ch] tests/load/swarm/*.[ch])
 
 DAEMONS  := $(notdir $(wildcard services/*))
 DAEMON_BINS := $(DAEMONS:%=$(BUILD)/bin/%)
-SWARM_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/load/*.c))
+SWARM_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/load/swarm/*.c))
+MEASURE_OBJ := $(BUILD)/tests/load/measure.o $(BUILD)/tests/load/options.o
 SIM_OBJ   := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/simulator/*.c))
-TOOLS     := $(BUILD)/bin/swarm $(BUILD)/bin/simulator
+TOOLS     := $(addprefix $(BUILD)/bin/,swarm sink caller simulator)
 
 .PHONY: all bootstrap up down status demo bench fault fuzz fuzzers test test-unit test-integration asan format format-check lint clean
 all: $(BUILD)/libcommon.a $(UNIT) $(DAEMON_BINS) $(TOOLS)
@@ -73,11 +74,16 @@ $(DAEMON_BINS): $(BUILD)/bin/%: $$(call objects,$$*) $(BUILD)/libcommon.a
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(SAN) $^ $(LIBS) -o $@
 
-# The device swarm and the simulator know nothing of the platform: no libcommon.
-$(BUILD)/bin/swarm: $(SWARM_OBJ)
+# The generators of load and the simulator know nothing of the platform: no libcommon.
+$(BUILD)/bin/swarm: $(SWARM_OBJ) $(MEASURE_OBJ)
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(SAN) $^ -lcrypto -lm -o $@
+	$(Q)$(CC) $(SAN) $^ -lssl -lcrypto -lm -o $@
+
+$(BUILD)/bin/sink $(BUILD)/bin/caller: $(BUILD)/bin/%: $(BUILD)/tests/load/%.o $(BUILD)/tests/load/http_peer.o $(MEASURE_OBJ)
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(SAN) $^ -o $@
 
 $(BUILD)/bin/simulator: $(SIM_OBJ)
 	@mkdir -p $(@D)
@@ -142,7 +148,7 @@ format-check:
 	clang-format --dry-run -Werror $(SOURCES)
 
 # One run a file: clang-tidy 14 loses track of va_start in the second of several.
-LINTED := $(LIB_SRC) $(wildcard services/*/*.c tests/load/*.c tests/simulator/*.c tests/fuzz/*.c)
+LINTED := $(LIB_SRC) $(wildcard services/*/*.c tests/load/*.c tests/load/swarm/*.c tests/simulator/*.c tests/fuzz/*.c)
 lint: $(PROTO_C) $(ROUTES_C)
 	@printf '%s\n' $(LINTED) | xargs -P "$$(nproc)" -I '{}' sh -c 'clang-tidy --quiet "$$1" -- -std=gnu17 -D_GNU_SOURCE \
 	    -I. -I$(BUILD)/gen $(PKG_CFLAGS) 2>/dev/null || { echo "lint: $$1" >&2; exit 1; }' lint '{}'

@@ -17,13 +17,6 @@ static volatile sig_atomic_t interrupted;
 
 static void on_signal(int sig) { interrupted = sig; }
 
-int64_t now_us(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000LL + t.tv_nsec / 1000;
-}
-
 size_t devices_load(struct swarm *w)
 {
     FILE *f = fopen(w->o.devices, "r");
@@ -104,6 +97,14 @@ static void start_publishing(struct swarm *w, int64_t now)
     }
 }
 
+/* One device after the other, so that each comes back before it is cut again. */
+static void churn_some(struct swarm *w, int64_t us)
+{
+    w->churn_tokens = add_tokens(w->churn_tokens, w->o.churn, us, w->o.churn / 10.0 + 1);
+    for (; w->churn_tokens >= 1; w->churn_tokens--)
+        device_churn(w, &w->devices[w->churn_at++ % w->count]);
+}
+
 static bool all_published(const struct swarm *w)
 {
     return w->publishing && w->o.messages && w->stats.sent >= (uint64_t)w->o.messages * w->up &&
@@ -124,6 +125,8 @@ static bool tick(struct swarm *w, int64_t now)
     connect_some(w, now);
     if (!w->stop_at_us && settled(w))
         start_publishing(w, now);
+    if (w->stop_at_us && !w->stopping)
+        churn_some(w, us);
     if (w->publishing) {
         w->send_tokens = add_tokens(w->send_tokens, w->o.rate, us, w->o.rate / 20.0 + 1);
         publish_some(w);
@@ -168,7 +171,7 @@ static void run(struct swarm *w)
 static void prepare(struct swarm *w, int argc, char **argv)
 {
     struct rlimit files;
-    options_read(&w->o, argc, argv);
+    swarm_options(&w->o, argc, argv);
     while (w->slot_mask + 1 < (uint64_t)w->o.window)
         w->slot_mask = w->slot_mask * 2 + 1;
     if (!devices_load(w)) {
@@ -184,6 +187,8 @@ static void prepare(struct swarm *w, int argc, char **argv)
     setrlimit(RLIMIT_NOFILE, &files);
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
+    signal(SIGPIPE, SIG_IGN);
+    tls_prepare(w);
     w->epoll = epoll_create1(EPOLL_CLOEXEC);
 }
 

@@ -32,11 +32,12 @@ static void forget_window(struct swarm *w, struct device *d)
 void device_ended(struct swarm *w, struct device *d)
 {
     enum state was = d->state;
+    tls_end(w, d);
     close(d->fd);
     d->fd = -1;
     d->in_len = d->out_len = 0;
     d->want_write = false;
-    if (was == DEV_TCP || was == DEV_CONNACK)
+    if (was == DEV_TCP || was == DEV_TLS || was == DEV_CONNACK)
         w->connecting--;
     if (was == DEV_UP)
         w->up--;
@@ -65,9 +66,10 @@ static void bind_source(const struct swarm *w, int fd, const struct device *d)
 {
     size_t index = d - w->devices;
     struct sockaddr_in from = { .sin_family = AF_INET };
-    if (strncmp(w->o.host, "127.", 4) || index < PER_SOURCE)
+    size_t source = w->o.sources > 1 ? index % w->o.sources : index / PER_SOURCE;
+    if (strncmp(w->o.host, "127.", 4) || !source)
         return;
-    from.sin_addr.s_addr = htonl(0x7f000001 + index / PER_SOURCE);
+    from.sin_addr.s_addr = htonl(0x7f000001 + source);
     setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &(int){ 1 }, sizeof(int));
     if (bind(fd, (struct sockaddr *)&from, sizeof from) < 0)
         perror("swarm: bind to another address of loopback");
@@ -100,7 +102,7 @@ void device_flush(struct swarm *w, struct device *d)
 {
     size_t done = 0;
     while (done < d->out_len) {
-        ssize_t n = send(d->fd, d->out + done, d->out_len - done, MSG_NOSIGNAL);
+        ssize_t n = io_send(d, d->out + done, d->out_len - done);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && errno != EAGAIN) {
@@ -118,20 +120,10 @@ void device_flush(struct swarm *w, struct device *d)
     watch(w, d, d->out_len > 0);
 }
 
-static void on_readable(struct swarm *w, struct device *d)
+/* Takes every whole packet off d->in; false: the connection ended meanwhile. */
+static bool take_packets(struct swarm *w, struct device *d)
 {
     size_t at = 0;
-    ssize_t n;
-    if (d->in_size - d->in_len < READ_BYTES)
-        d->in = realloc(d->in, d->in_size += READ_BYTES);
-    if (!d->in)
-        abort();
-    n = recv(d->fd, d->in + d->in_len, d->in_size - d->in_len, 0);
-    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
-        lost(w, d);
-        return;
-    }
-    d->in_len += n > 0 ? n : 0;
     while (d->fd >= 0 && at < d->in_len) {
         struct packet p;
         long used = mqtt_next(d->in + at, d->in_len - at, &p);
@@ -143,34 +135,87 @@ static void on_readable(struct swarm *w, struct device *d)
         at += used;
     }
     if (d->fd < 0)
-        return;
+        return false;
     memmove(d->in, d->in + at, d->in_len - at);
     d->in_len -= at;
+    return true;
+}
+
+static void on_readable(struct swarm *w, struct device *d)
+{
+    ssize_t n;
+    do {
+        if (d->in_size - d->in_len < READ_BYTES)
+            d->in = realloc(d->in, d->in_size += READ_BYTES);
+        if (!d->in)
+            abort();
+        n = io_recv(d, d->in + d->in_len, d->in_size - d->in_len);
+        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+            lost(w, d);
+            return;
+        }
+        d->in_len += n > 0 ? n : 0;
+        if (!take_packets(w, d))
+            return;
+    } while (n > 0 && d->ssl && SSL_has_pending(d->ssl));
     if (!w->o.rate)
         device_fill(w, d);
     device_flush(w, d);
 }
 
+static void say_connect(struct swarm *w, struct device *d)
+{
+    d->state = DEV_CONNACK;
+    mqtt_connect(d, &w->o);
+    device_flush(w, d);
+}
+
+static void on_opened(struct swarm *w, struct device *d)
+{
+    int error = 0;
+    getsockopt(d->fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){ sizeof error });
+    if (error) {
+        lost(w, d);
+    } else if (w->o.tls) {
+        d->state = DEV_TLS;
+        tls_begin(w, d);
+    } else {
+        say_connect(w, d);
+    }
+}
+
+static void on_handshake(struct swarm *w, struct device *d)
+{
+    bool write = false;
+    int done = tls_handshake(w, d, &write);
+    if (done < 0)
+        lost(w, d);
+    else if (done)
+        say_connect(w, d);
+    else
+        watch(w, d, write);
+}
+
 void device_event(struct swarm *w, struct device *d, uint32_t events)
 {
-    if (d->fd < 0)
+    if (d->fd >= 0 && d->state == DEV_TCP && events & (EPOLLOUT | EPOLLERR | EPOLLHUP))
+        on_opened(w, d);
+    if (d->fd >= 0 && d->state == DEV_TLS)
+        on_handshake(w, d);
+    if (d->fd < 0 || d->state == DEV_TCP || d->state == DEV_TLS)
         return;
-    if (d->state == DEV_TCP && events & (EPOLLOUT | EPOLLERR | EPOLLHUP)) {
-        int error = 0;
-        getsockopt(d->fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){ sizeof error });
-        if (error) {
-            lost(w, d);
-            return;
-        }
-        d->state = DEV_CONNACK;
-        mqtt_connect(d, &w->o);
-        device_flush(w, d);
-        return;
-    }
     if (events & EPOLLOUT)
         device_flush(w, d);
     if (d->fd >= 0 && events & (EPOLLIN | EPOLLERR | EPOLLHUP))
         on_readable(w, d);
+}
+
+void device_churn(struct swarm *w, struct device *d)
+{
+    if (d->state != DEV_UP)
+        return;
+    w->stats.churned++;
+    device_ended(w, d);
 }
 
 void device_disconnect(struct swarm *w, struct device *d)
@@ -179,6 +224,7 @@ void device_disconnect(struct swarm *w, struct device *d)
         mqtt_plain(d, 0xe0);
         device_flush(w, d);
     }
+    tls_end(w, d);
     if (d->fd >= 0)
         close(d->fd);
     d->fd = -1;

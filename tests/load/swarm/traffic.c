@@ -3,7 +3,6 @@
 
 #include <inttypes.h>
 #include <string.h>
-#include <time.h>
 
 #define TOPIC_PREFIX "$oc/devices/%s/sys/"
 
@@ -13,10 +12,7 @@ static size_t report(const struct swarm *w, const struct device *d, char *to, si
         snprintf(to, size, "{\"services\":[{\"service_id\":\"%s\",\"properties\":{\"seq\":%llu",
                  w->o.service, (unsigned long long)d->next_seq);
     if (*w->o.stamp) {
-        struct timespec t;
-        clock_gettime(CLOCK_REALTIME, &t);
-        n += snprintf(to + n, size - n, ",\"%s\":%lld", w->o.stamp,
-                      t.tv_sec * 1000000LL + t.tv_nsec / 1000);
+        n += snprintf(to + n, size - n, ",\"%s\":%lld", w->o.stamp, (long long)wall_us());
     }
     if ((size_t)w->o.payload > n + 15) {
         size_t fill = w->o.payload - n - 13; /* what `,"pad":""` and `}}]}` take */

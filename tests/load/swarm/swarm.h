@@ -1,6 +1,9 @@
 /* swarm.h - many MQTT 3.1.1 devices in one process: connects them, publishes, counts every PUBACK.
  * Knows nothing of the platform's code: what it speaks is written from the MQTT 3.1.1 standard. */
 #pragma once
+#include "../measure.h"
+
+#include <openssl/ssl.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -14,28 +17,19 @@ enum swarm_exit {
 };
 
 struct options {
-    char *host, *devices, *service, *acked, *stamp, *kind;
-    long port, count, connect_rate, connecting, rate, window, payload, qos, sign_type;
-    long duration_s, messages, keep_alive_s, timeout_s, first_seq;
-    bool reconnect, hold, answer, json, quiet;
+    char *host, *devices, *service, *acked, *stamp, *kind, *ca;
+    long port, count, connect_rate, connecting, rate, window, payload, qos, sign_type, sources;
+    long duration_s, messages, keep_alive_s, timeout_s, first_seq, churn;
+    bool tls, resume, reconnect, hold, answer, json, quiet;
 };
 
-/* Fills *o from the command line; on --help prints the table and ends the process with 0, on a
- * mistake says which and ends it with SWARM_USAGE. */
-void options_read(struct options *o, int argc, char **argv);
-
-/* ---- histogram: microseconds, each value kept to 1.6 % */
-#define HIST_BUCKETS 2048
-struct histogram {
-    uint64_t n, max_us, bucket[HIST_BUCKETS];
-};
-void hist_add(struct histogram *h, uint64_t us);
-/* The value below which `part` (0..1) of all lie; 0 when there are none. */
-uint64_t hist_at(const struct histogram *h, double part);
+/* Fills *o from the command line, see options_read(). */
+void swarm_options(struct options *o, int argc, char **argv);
 
 /* ---- counters */
 struct stats {
     uint64_t connected, refused[256], lost, failed, sent, acked, abandoned, down, answered, held;
+    uint64_t churned, resumed;
     uint64_t unknown_ack, disordered_ack, bytes_out;
     struct histogram ack, connack;
     int64_t start_us, first_connack_us, last_connack_us, first_sent_us, last_acked_us, stop_us;
@@ -46,7 +40,7 @@ void stats_final(const struct stats *s, const struct options *o, uint64_t outsta
 uint64_t stats_refused(const struct stats *s);
 
 /* ---- one device */
-enum state { DEV_IDLE, DEV_TCP, DEV_CONNACK, DEV_UP, DEV_ENDED };
+enum state { DEV_IDLE, DEV_TCP, DEV_TLS, DEV_CONNACK, DEV_UP, DEV_ENDED };
 
 struct slot { /* a publish that waits for its PUBACK */
     int64_t sent_us;
@@ -57,6 +51,8 @@ struct slot { /* a publish that waits for its PUBACK */
 struct device {
     char *id, *secret;
     int fd;
+    SSL *ssl; /* NULL: plain */
+    SSL_SESSION *ticket;
     enum state state;
     bool want_write;
     uint16_t next_packet_id;
@@ -78,16 +74,16 @@ struct swarm {
     struct options o;
     struct stats stats;
     struct device *devices;
-    size_t count, next_connect, cursor, connecting, up, ended;
+    SSL_CTX *tls;
+    size_t count, next_connect, cursor, connecting, up, ended, churn_at;
     uint64_t outstanding, slot_mask;
-    double connect_tokens, send_tokens;
+    double connect_tokens, send_tokens, churn_tokens;
     int64_t last_tick_us, stop_at_us, give_up_us;
     int epoll;
     bool publishing, stopping;
     FILE *acked;
 };
 
-int64_t now_us(void);
 /* Reads "device_id secret" lines; returns how many (at most o->count when it is not 0). */
 size_t devices_load(struct swarm *w);
 /* Starts a connection. Failures are counted and, with --reconnect, tried again later. */
@@ -106,8 +102,22 @@ bool device_publish(struct swarm *w, struct device *d);
 /* Writes what waits in d->out. */
 void device_flush(struct swarm *w, struct device *d);
 void device_disconnect(struct swarm *w, struct device *d);
+/* Cuts the connection of a device that is up; it comes back like one that was lost. */
+void device_churn(struct swarm *w, struct device *d);
 /* Sends a PINGREQ if nothing was sent for half of the keep-alive. */
 void device_keep_alive(struct swarm *w, struct device *d, int64_t now);
+
+/* ---- bytes of a connection, plain or TLS (tls.c) */
+/* Makes w->tls; ends the process with SWARM_USAGE when the CA file cannot be read. */
+void tls_prepare(struct swarm *w);
+void tls_begin(struct swarm *w, struct device *d);
+/* 1: done, 0: wants to be called again, -1: failed. *write: it waits for room to write. */
+int tls_handshake(struct swarm *w, struct device *d, bool *write);
+/* Frees d->ssl; keeps a ticket with --resume. */
+void tls_end(struct swarm *w, struct device *d);
+/* Like send() and recv(): bytes, 0 at the end, -1 with errno (EAGAIN: later). */
+ssize_t io_send(struct device *d, const void *data, size_t len);
+ssize_t io_recv(struct device *d, void *data, size_t len);
 
 /* ---- MQTT 3.1.1 packets: each appends to d->out */
 void mqtt_connect(struct device *d, const struct options *o);
