@@ -60,11 +60,12 @@ $(BUILD)/libcommon.a: $(LIB_OBJ)
 	$(call say,AR,$@)
 	@rm -f $@ && ar rcs $@ $^
 
-# A daemon is its folder and libcommon; a test names foreign objects on a line "links: a.c b.c".
+# A daemon is its folder and libcommon; a test names foreign objects in a comment "links: a.c b.c".
+linked = $(patsubst %.c,$(BUILD)/%.o,$(shell awk '/links:/ { on = 1; sub(/.*links:/, "") } on; /[*][/]/ { on = 0 }' $(1) \
+                                             | grep -o '[a-z_/-]*[.]c'))
 objects = $(patsubst %.c,$(BUILD)/%.o,$(wildcard services/$(1)/*.c))
-links = $(patsubst %.c,$(BUILD)/%.o,$(shell sed -n 's|.*links: \(.*[.]c\).*|\1|p' tests/unit/$(1).c))
 .SECONDEXPANSION:
-$(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $$(call links,$$*) $(BUILD)/libcommon.a
+$(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $$(call linked,tests/unit/$$*.c) $(BUILD)/libcommon.a
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(SAN) $^ -lcmocka $(LIBS) -o $@
@@ -126,8 +127,7 @@ fault: bootstrap
 # Each parser that faces the network or a user, for SECONDS_EACH; clang's libFuzzer.
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_SAN = -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all
-fuzz_links = $(patsubst %.c,$(BUILD)/%.o,$(shell sed -n 's|.*links: \(.*[.]c\).*|\1|p' tests/fuzz/$(1).c))
-$(BUILD)/fuzz/%: $(BUILD)/tests/fuzz/%.o $$(call fuzz_links,$$*) $(BUILD)/libcommon.a
+$(BUILD)/fuzz/%: $(BUILD)/tests/fuzz/%.o $$(call linked,tests/fuzz/$$*.c) $(BUILD)/libcommon.a
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(SAN) -fsanitize=fuzzer $^ $(LIBS) -o $@

@@ -23,6 +23,7 @@ struct js_call {
     struct cw_app *app;
     struct cw_bus_request *req;
     struct event *later; /* for an answer that would come from inside the call */
+    int later_rc;
     char stream[32], subjects[48];
     const char *log;
     bool may_create;
@@ -190,7 +191,14 @@ static void on_answer(int rc, const struct cw_bus_msg *msg, void *arg)
 static void on_later(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd, (void)what;
-    give(arg, -ENOTCONN, NULL, 0);
+    struct js_call *c = arg;
+    give(c, c->later_rc, NULL, 0);
+}
+
+static void give_later(struct js_call *c, int rc)
+{
+    c->later_rc = rc;
+    event_active(c->later, 0, 0);
 }
 
 static void ask(struct js_call *c, enum step step, const char *body)
@@ -201,7 +209,7 @@ static void ask(struct js_call *c, enum step step, const char *body)
     c->req = cw_bus_request(cw_app_bus(c->app), subject, body, strlen(body), CALL_LIMIT_MS,
                             on_answer, c);
     if (!c->req)
-        event_active(c->later, 0, 0);
+        give_later(c, -ENOTCONN);
 }
 
 static struct js_call *call_new(struct cw_app *app, const char *log, uint32_t partition, void *arg)
@@ -261,6 +269,11 @@ struct js_call *js_stream_purge(struct cw_app *app, const char *log, uint32_t pa
     char body[48];
     struct js_call *c = call_new(app, log, partition, arg);
     c->cb.done = cb;
+    c->step = PURGE;
+    if (seq <= 1) { /* nothing lies below; nats-server 2.9 would empty the whole stream */
+        give_later(c, 0);
+        return c;
+    }
     snprintf(body, sizeof body, "{\"seq\":%" PRIu64 "}", seq);
     ask(c, PURGE, body);
     return c;

@@ -1,7 +1,8 @@
 /* js_stream.h - the calls that the log modules make to JetStream, without waiting.
  *
  * One stream per partition: UPLINK_3, EVENT_3, PUSH_3. JetStream answers in JSON on the request's
- * inbox; nothing is tried again here: the caller owns time. Used by libcommon's log_*.c only. */
+ * inbox; nothing is tried again here: the caller owns time. Used by libcommon's log_*.c, and by
+ * push-notifier, whose window is no reader of log_read.h. */
 #pragma once
 
 #include "libcommon/util.h"
@@ -47,7 +48,7 @@ struct js_call *js_stream_last(struct cw_app *app, const char *log, uint32_t par
 /* The subjects that have a message in the stream now. */
 struct js_call *js_stream_subjects(struct cw_app *app, const char *log, uint32_t partition,
                                    js_list_fn *cb, void *arg);
-/* Removes what lies below seq. */
+/* Removes what lies below seq; 0 and 1 ask for nothing. */
 struct js_call *js_stream_purge(struct cw_app *app, const char *log, uint32_t partition,
                                 uint64_t seq, js_done_fn *cb, void *arg);
 void js_cancel(struct js_call **call); /* no callback; sets *call to NULL; NULL is fine */

@@ -56,7 +56,8 @@ void part_stop(struct rpart *p)
     p->state = PART_OFF;
     p->stop_due = p->tail_due = p->tail_reading = p->delete_due = p->marking = p->outbox_due =
         false;
-    p->loading = p->n_checkpoints = 0;
+    p->loading = 0;
+    p->trail = (struct log_trail){ 0 };
     p->proved = 0;
     p->generation++;
     if (told && p->r->cfg.owned)
@@ -229,7 +230,7 @@ static void on_position(PGresult *res, void *arg)
     if (cw_db_outcome(res) == CW_DB_OK && PQntuples(res) == 1) {
         const char *created = cw_db_str(res, 0, "stream_created");
         p->seq = (uint64_t)cw_db_i64(res, 0, "seq", 0);
-        p->trim = (uint64_t)cw_db_i64(res, 0, "trim", 0);
+        p->trail.trim = (uint64_t)cw_db_i64(res, 0, "trim", 0);
         snprintf(p->created, sizeof p->created, "%s", created ? created : "");
         /* NULL: it ended cleanly; else its last owner was in the middle of something */
         p->careful_until = cw_db_str(res, 0, "suspect") ? p->seq + PART_MESSAGES : 0;
@@ -370,7 +371,7 @@ void part_committed(struct rpart *p)
 {
     for (size_t i = 0; i < p->in_txn; i++) {
         const struct cw_record *rec = cw_log_fetch_at(p->fetch, i);
-        trim_committed(p, rec->seq, rec->len);
+        log_trail_add(&p->trail, rec->seq, rec->len);
     }
     p->seq = p->new_seq - 1;
     for (size_t i = 0; i < TOTALS; i++)

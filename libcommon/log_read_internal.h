@@ -14,13 +14,13 @@
 #include "libcommon/js_stream.h"
 #include "libcommon/log_out.h"
 #include "libcommon/log_read.h"
+#include "libcommon/log_trail.h"
 
 #define TXN_MESSAGES  256 /* taken into one transaction at most */
 #define TXN_BYTES     (4U << 20)
 #define PART_MESSAGES 64 /* of one partition */
 #define TOTALS        8
 #define ROWS_LIMIT    500 /* of the outbox in one transaction */
-#define CHECKPOINTS   48
 #define REASON_BYTES  200
 
 enum txn_outcome {
@@ -69,7 +69,7 @@ struct rpart {
     unsigned loading;
     uint64_t seq;
     char created[64];
-    uint64_t trim;
+    struct log_trail trail;
     int64_t totals[TOTALS], delta[TOTALS];
     uint64_t proved;        /* a record that did no harm in a trial */
     uint64_t survived;      /* a record whose attempt failed while the process lived */
@@ -84,12 +84,7 @@ struct rpart {
     struct gateway_batch *gateways;
     struct poison *poison;
     bool outbox_due, row_left;
-    size_t n_rows;  /* in the message of the outbox */
-    uint64_t bytes; /* read since the start, for the checkpoints of trimming */
-    struct checkpoint {
-        uint64_t seq, bytes;
-    } checkpoints[CHECKPOINTS];
-    size_t n_checkpoints;
+    size_t n_rows; /* in the message of the outbox */
     struct cw_metric *m_position, *m_lag;
 };
 
@@ -219,7 +214,6 @@ void batches_end(struct rpart *p, bool committed);
 void batches_free(struct rpart *p);
 
 /* log_trim.c */
-void trim_committed(struct rpart *p, uint64_t seq, size_t bytes);
 /* Looks every 10 s at the partitions that r owns. */
 void trim_open(struct cw_log_reader *r);
 /* What is under way is dropped, its answer ignored: the next owner trims again. NULL is fine. */

@@ -11,14 +11,10 @@
 #include "libcommon/service.h"
 #include "proto/subjects.h"
 
-/* A partition keeps what some mandatory reader has not passed by MARGIN_BYTES. The margin is not
- * thrift: nats-server rewrites the block it purges in place, and a kill then loses what lay in it.
- */
+/* A partition keeps what some mandatory reader has not passed by the margin of log_trail.h. */
 
-#define TRIM_MS       10000
-#define MARGIN_BYTES  (16U << 20)
-#define SPACING_BYTES (512U << 10)
-#define SUBJECTS_MAX  16
+#define TRIM_MS      10000
+#define SUBJECTS_MAX 16
 
 struct trimmer {
     struct cw_log_reader *r;
@@ -35,23 +31,6 @@ struct trimmer {
     uint64_t done[]; /* per partition: trimmed up to */
 };
 
-void trim_committed(struct rpart *p, uint64_t seq, size_t bytes)
-{
-    size_t n = p->n_checkpoints;
-    p->bytes += bytes;
-    if (n == 0 || p->bytes - p->checkpoints[n - 1].bytes >= SPACING_BYTES) {
-        if (n == CHECKPOINTS)
-            memmove(p->checkpoints, p->checkpoints + 1, --n * sizeof *p->checkpoints);
-        p->checkpoints[n] = (struct checkpoint){ seq, p->bytes };
-        p->n_checkpoints = n + 1;
-    }
-    while (p->n_checkpoints && p->bytes - p->checkpoints[0].bytes >= MARGIN_BYTES) {
-        if (p->checkpoints[0].seq > p->trim)
-            p->trim = p->checkpoints[0].seq;
-        memmove(p->checkpoints, p->checkpoints + 1, --p->n_checkpoints * sizeof *p->checkpoints);
-    }
-}
-
 static void next(struct trimmer *t);
 
 static void close_outs(struct trimmer *t)
@@ -59,6 +38,7 @@ static void close_outs(struct trimmer *t)
     for (size_t i = 0; i < t->n_outs; i++) {
         out_close(&t->outs[i]);
         free(t->marks[i].outbox);
+        t->marks[i] = (struct out_msg){ 0 }; /* the next partition may need no mark here */
     }
     t->n_outs = t->waiting = 0;
 }

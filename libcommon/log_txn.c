@@ -319,7 +319,7 @@ static void add_fence(struct cw_log_txn *t, struct rpart *p, struct cw_db_array 
     cw_db_array_int(&a[1], (int64_t)p->seq);
     cw_db_array_int(&a[2], (int64_t)p->new_seq - 1);
     cw_db_array_str(&a[3], p->created);
-    cw_db_array_int(&a[4], (int64_t)p->trim);
+    cw_db_array_int(&a[4], (int64_t)p->trail.trim);
     cw_db_array_bytes(&a[5], totals.data, totals.len);
     cw_buf_free(&totals);
     t->n_fenced++;

@@ -4,21 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libcommon/js_stream.h"
+#include "libcommon/log_trail.h"
 #include "proto/subjects.h"
 #include "services/push-notifier/notifier.h"
 
 #define RELEASE_MS   3000 /* what is in flight then is repeated by the next owner */
-#define TRIM_BEHIND  (16U << 20)
-#define TRIM_STEP    (64U << 10)
-#define TRIM_POINTS  (TRIM_BEHIND / TRIM_STEP + 2)
 #define TRIM_EACH_MS 10000
-#define PURGE_MS     5000
-
-/* Sequences at which another TRIM_STEP bytes had been done with; a ring. */
-struct trail {
-    uint64_t seq[TRIM_POINTS];
-    size_t first, n, bytes;
-};
 
 struct part {
     struct notifier *n;
@@ -28,9 +20,9 @@ struct part {
     struct cw_db_query *queries[4]; /* three of the start, or a save; [3]: created */
     uint64_t seq;
     char *created;
-    int64_t trim, purged;
-    struct trail trail;
-    struct cw_bus_request *purge;
+    uint64_t purging, purged;
+    struct log_trail trail;
+    struct js_call *purge;
     bool releasing;
     int64_t release_by_ms, purge_at_ms;
 };
@@ -87,7 +79,7 @@ static void part_free(struct part *pt)
     for (size_t i = 0; i < CW_ARRAY_LEN(pt->queries); i++)
         if (pt->queries[i])
             cw_db_cancel(pt->queries[i]);
-    cw_bus_request_cancel(&pt->purge);
+    js_cancel(&pt->purge);
     cw_log_fetch_close(&pt->fetch);
     if (pt->window)
         window_close(n->window, pt->number);
@@ -146,21 +138,6 @@ void partition_release(uint32_t number, void *self)
 }
 
 /* ---- saving */
-
-static void trail_add(struct part *pt, uint64_t seq, size_t bytes)
-{
-    struct trail *t = &pt->trail;
-    t->bytes += bytes;
-    if (t->bytes < TRIM_STEP)
-        return;
-    t->bytes = 0;
-    if (t->n == TRIM_POINTS) {
-        pt->trim = (int64_t)t->seq[t->first];
-        t->first = (t->first + 1) % TRIM_POINTS;
-        t->n--;
-    }
-    t->seq[(t->first + t->n++) % TRIM_POINTS] = seq;
-}
 
 struct save_arrays {
     struct cw_db_array totals, seq, idx, rule, action, device, push, attempts, spent, counted, due;
@@ -262,11 +239,11 @@ static void save(struct part *pt)
     struct save *s = pt->window->saving ? NULL : window_save(pt->window, now_ms);
     if (!s)
         return;
-    trail_add(pt, s->to, s->left_bytes);
+    log_trail_add(&pt->trail, s->to, s->left_bytes);
     fill(&a, s);
     const struct cw_db_param p[] = {
         cw_db_int(pt->number, number),    cw_db_int((int64_t)s->from, from),
-        cw_db_int((int64_t)s->to, to),    cw_db_int(pt->trim, trim),
+        cw_db_int((int64_t)s->to, to),    cw_db_int((int64_t)pt->trail.trim, trim),
         cw_db_array_param(&a.totals),     cw_db_array_param(&a.seq),
         cw_db_array_param(&a.idx),        cw_db_array_param(&a.rule),
         cw_db_array_param(&a.action),     cw_db_array_param(&a.device),
@@ -370,7 +347,7 @@ static void on_position(PGresult *res, void *arg)
     }
     const char *created = cw_db_str(res, 0, "stream_created");
     pt->seq = (uint64_t)cw_db_i64(res, 0, "seq", 0);
-    pt->trim = cw_db_i64(res, 0, "trim", 0);
+    pt->trail.trim = (uint64_t)cw_db_i64(res, 0, "trim", 0);
     pt->created = created ? cw_strdup(created) : NULL;
 }
 
@@ -397,27 +374,24 @@ void partition_gained(uint32_t number, void *self)
 
 /* ---- trimming: nobody else reads PUSH, and its writer's newest message is never that old */
 
-static void on_purged(int rc, const struct cw_bus_msg *msg, void *arg)
+static void on_purged(int rc, void *arg)
 {
     struct part *pt = arg;
     pt->purge = NULL;
-    if (rc == 0 && !memmem(msg->data, msg->len, "\"error\"", 7))
-        return;
-    pt->purged = 0; /* again */
+    if (rc != 0)
+        return; /* again, in a while */
+    pt->purged = pt->purging;
+    cw_log(CW_INFO, "log_trimmed", "log=PUSH partition=%u seq=%" PRIu64, pt->number, pt->purged);
 }
 
 static void trim(struct part *pt)
 {
-    char subject[64], body[48];
     int64_t now_ms = cw_mono_ms();
-    if (pt->trim <= pt->purged || pt->purge || now_ms < pt->purge_at_ms)
+    if (pt->trail.trim <= pt->purged || pt->purge || now_ms < pt->purge_at_ms)
         return;
-    snprintf(subject, sizeof subject, "$JS.API.STREAM.PURGE." CW_LOG_PUSH "_%u", pt->number);
-    snprintf(body, sizeof body, "{\"seq\":%" PRId64 "}", pt->trim);
-    pt->purged = pt->trim;
+    pt->purging = pt->trail.trim;
     pt->purge_at_ms = now_ms + TRIM_EACH_MS;
-    pt->purge = cw_bus_request(cw_app_bus(pt->n->app), subject, body, strlen(body), PURGE_MS,
-                               on_purged, pt);
+    pt->purge = js_stream_purge(pt->n->app, CW_LOG_PUSH, pt->number, pt->purging, on_purged, pt);
 }
 
 void partitions_tick(struct notifier *n, int64_t now_ms)

@@ -7,6 +7,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(__file__))
 
 import callback  # noqa: E402
+from generators import Sink  # noqa: E402
 from platform_under_test import Platform  # noqa: E402
 from rest import unique  # noqa: E402
 from waiting import wait_until  # noqa: E402
@@ -140,6 +141,13 @@ def subscribe(api, application, cert_id):
     yield make
     for rule_id, _ in made:
         api.call("DELETE", f"/routing-rule/rules/{rule_id}")
+
+
+@pytest.fixture
+def sink():
+    """A fast callback address (tests/load/sink.c)."""
+    with Sink() as running:
+        yield running
 
 
 @pytest.fixture

@@ -220,8 +220,9 @@ class Platform:
         return sorted(pathlib.Path(self.var).glob("log/*/current"))
 
     def findings(self):
-        """What a sanitizer wrote before it ended a daemon (make asan)."""
-        said = re.compile(r"ERROR: \w+Sanitizer|runtime error:")
+        """What a sanitizer (make asan) or the C library wrote before it ended a daemon."""
+        said = re.compile(r"ERROR: \w+Sanitizer|runtime error:|^(free|malloc|realloc|munmap_chunk)\(|"
+                          r"^(double free|corrupted|malloc_consolidate)|stack smashing", re.M)
         return [f"{path.parent.name}: {text[at.start():at.start() + 3000]}"
                 for path in sorted(pathlib.Path(self.var).glob("log/*/*"))
                 for text in [path.read_text(errors="replace")] for at in [said.search(text)] if at]

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "libcommon/ids.h"
+#include "libcommon/js_stream.h"
 #include "libcommon/log_append.h"
 #include "libcommon/log_fetch.h"
 #include "libcommon/metrics.h"
@@ -298,6 +299,35 @@ static void notices_are_bounded(void **state)
     cw_notices_close(&n);
 }
 
+static void on_purged(int rc, void *arg) { *(int *)arg = rc; }
+
+static void on_info(int rc, const struct js_info *info, void *arg)
+{
+    assert_int_equal(rc, 0);
+    *(struct js_info *)arg = *info;
+}
+
+/* nats-server 2.9 empties a stream that is asked to forget what lies below 1 */
+static void a_purge_takes_only_what_lies_below(void **state)
+{
+    (void)state;
+    struct js_info info = { 0 };
+    for (uint64_t below = 0; below <= 3; below++) {
+        int rc = 1;
+        while (below == 0 && stored < 20) {
+            append(0, stored + 1, 10);
+            int before = stored;
+            UNTIL(stored > before);
+        }
+        js_stream_purge(&app, CW_LOG_UPLINK, 0, below, on_purged, &rc);
+        UNTIL(rc == 0);
+        info.last_seq = 0;
+        js_stream_info(&app, CW_LOG_UPLINK, 0, on_info, &info);
+        UNTIL(info.last_seq == 20);
+        assert_int_equal(info.first_seq, below > 1 ? below : 1);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -308,6 +338,7 @@ int main(void)
         T(a_full_partition_blocks_alone_and_goes_on_after_a_purge),
         T(in_doubt_for_a_minute_everything_of_the_partition_is_given_up),
         T(closing_cancels_what_is_not_confirmed),
+        T(a_purge_takes_only_what_lies_below),
         T(notices_of_a_second_are_one_record),
         T(notices_are_bounded),
     };
