@@ -115,9 +115,11 @@ demo: bootstrap
 	@$(MAKE) --no-print-directory -j"$$(nproc)" all
 	@BUILD=$(BUILD) ONCE=$(ONCE) scripts/demo
 
-bench: bootstrap
+# make bench SCENARIOS="fanin callback" RUNS=3 SECONDS_EACH=15
+bench:
+	@EXTRA=mosquitto scripts/bootstrap
 	@$(MAKE) --no-print-directory -j"$$(nproc)" all
-	@BUILD=$(BUILD) tests/load/bench
+	@BUILD=$(BUILD) tests/load/bench $(if $(RUNS),--runs $(RUNS)) $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) $(SCENARIOS)
 
 # make fault SEED=7 ROUNDS=30: the same seed breaks the same things
 fault: bootstrap
@@ -134,7 +136,7 @@ $(BUILD)/fuzz/%: $(BUILD)/tests/fuzz/%.o $$(call linked,tests/fuzz/$$*.c) $(BUIL
 
 fuzzers: $(FUZZERS)
 fuzz:
-	@FUZZ=clang scripts/bootstrap
+	@EXTRA=clang scripts/bootstrap
 	@$(MAKE) --no-print-directory -j"$$(nproc)" BUILD=build-fuzz CC=clang SAN="$(FUZZ_SAN)" fuzzers
 	@BUILD=build-fuzz SECONDS_EACH=$(SECONDS_EACH) tests/fuzz/run
 

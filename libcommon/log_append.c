@@ -65,7 +65,7 @@ struct cw_log_append {
     struct part *parts;
     void (*watch)(uint32_t partition, bool blocked, void *arg);
     void *watch_arg;
-    struct cw_metric *m_appends, *m_records, *m_repeats, *m_given_up, *m_confirm;
+    struct cw_metric *m_appends, *m_bytes, *m_records, *m_repeats, *m_given_up, *m_confirm;
 };
 
 static void try_send(struct part *p);
@@ -150,8 +150,10 @@ static void send_flight(struct part *p)
                                     CW_ARRAY_LEN(headers), p->flight.data, p->flight.len);
     if (!p->doubt_ms)
         p->doubt_ms = cw_mono_ms();
-    if (rc == 0)
+    if (rc == 0) {
         cw_metric_add(l->m_appends, 1);
+        cw_metric_add(l->m_bytes, (int64_t)p->flight.len);
+    }
     arm(p, rc == 0 ? CONFIRM_MS : AWAY_RETRY_MS);
 }
 
@@ -328,6 +330,7 @@ struct cw_log_append *cw_log_append_open(struct cw_app *app, const char *log)
     wire_put(&l->header, WIRE_BATCH_GATEWAY, cw_app_instance(app), strlen(cw_app_instance(app)));
     snprintf(text, sizeof text, "log=\"%s\"", log);
     l->m_appends = cw_counter("causeway_log_appends_total", text, "batches sent");
+    l->m_bytes = cw_counter("causeway_log_append_bytes_total", text, "bytes of batches sent");
     l->m_records = cw_counter("causeway_log_records_total", text, "records confirmed");
     l->m_repeats = cw_counter("causeway_log_repeats_total", text, "batches sent again");
     l->m_given_up = cw_counter("causeway_log_in_doubt_total", text, "records given up in doubt");

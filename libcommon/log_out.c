@@ -39,7 +39,7 @@ struct log_out {
     size_t n, at;
     uint64_t attempt; /* last part of the reply subject: an answer to another append is ignored */
     int64_t full_ms;  /* since when there is no room; 0: there is */
-    struct cw_metric *m_full;
+    struct cw_metric *m_full, *m_appends, *m_bytes;
     out_fn *cb;
     void *arg;
 };
@@ -145,6 +145,8 @@ static void confirmed(struct log_out *o, uint64_t seq)
     o->mark = m->mark;
     o->full_ms = 0;
     cw_metric_set(o->m_full, 0);
+    cw_metric_add(o->m_appends, 1);
+    cw_metric_add(o->m_bytes, (int64_t)m->body.len);
     set_outbox(o, m->outbox);
     if (++o->at < o->n)
         send_one(o);
@@ -249,6 +251,9 @@ struct log_out *out_open(struct cw_app *app, const char *log, uint32_t partition
     o->sub = cw_bus_subscribe(cw_app_bus(app), text, NULL, on_ack, o);
     snprintf(text, sizeof text, "log=\"%s\",partition=\"%u\"", log, partition);
     o->m_full = cw_gauge("causeway_log_full", text, "1 while the partition takes no more");
+    snprintf(text, sizeof text, "log=\"%s\"", log);
+    o->m_appends = cw_counter("causeway_log_appends_total", text, "batches sent");
+    o->m_bytes = cw_counter("causeway_log_append_bytes_total", text, "bytes of batches sent");
     cw_bus_watch(cw_app_bus(app), on_bus, o);
     return o;
 }

@@ -7,6 +7,7 @@
 #include <event2/event.h>
 
 #include "libcommon/bus.h"
+#include "libcommon/clock.h"
 #include "libcommon/log.h"
 #include "libcommon/log_owner.h"
 #include "libcommon/log_read_internal.h"
@@ -442,6 +443,7 @@ static void take_records(struct cw_log_reader *r)
     size_t bytes = 0;
     struct cw_log_txn *t = &r->txn;
     struct rpart *alone = find_alone(r);
+    r->began_ms = cw_mono_ms();
     t->active = true;
     t->kind = TXN_RECORDS;
     if (alone) {
@@ -465,6 +467,21 @@ static void take_records(struct cw_log_reader *r)
     txn_start(t);
 }
 
+/* True while few records wait for more to come with them; then the turn comes by itself. */
+static bool pace(struct cw_log_reader *r)
+{
+    int64_t left = r->began_ms + r->cfg.pace_ms - cw_mono_ms();
+    size_t waiting = 0;
+    for (uint32_t i = 0; i < r->n_parts; i++)
+        waiting += has_records(&r->parts[i]) ? cw_log_fetch_count(r->parts[i].fetch) : 0;
+    if (left <= 0 || r->draining || waiting >= r->limit / 2)
+        return false;
+    struct timeval t = { left / 1000, left % 1000 * 1000 };
+    if (!evtimer_pending(r->pace, NULL))
+        evtimer_add(r->pace, &t);
+    return true;
+}
+
 static void on_turn(evutil_socket_t fd, short what, void *arg)
 {
     struct cw_log_reader *r = arg;
@@ -483,8 +500,14 @@ static void on_turn(evutil_socket_t fd, short what, void *arg)
     r->outbox_last = outbox;
     if (outbox)
         outbox_start(r);
-    else if (records)
+    else if (records && !pace(r))
         take_records(r);
+}
+
+static void on_pace(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what;
+    reader_turn(arg);
 }
 
 /* ---- the module */
@@ -577,6 +600,7 @@ static void start_timers(struct cw_log_reader *r)
     struct event_base *base = cw_app_base(r->app);
     r->turn = event_new(base, -1, 0, on_turn, r);
     r->pause = evtimer_new(base, on_pause_over, r);
+    r->pace = evtimer_new(base, on_pace, r);
     r->sweep = event_new(base, -1, EV_PERSIST, on_sweep, r);
     evtimer_add(r->sweep, &second);
 }
@@ -658,6 +682,7 @@ void cw_log_reader_close(struct cw_log_reader **at)
         part_stop(&r->parts[i]);
     event_free(r->turn);
     event_free(r->pause);
+    event_free(r->pace);
     event_free(r->sweep);
     for (int i = 0; i < ST_COUNT; i++) {
         free((char *)r->stmts[i].name);

@@ -30,6 +30,8 @@ struct cw_log_reader_config {
     bool relays_outbox; /* <schema>.outbox goes to EVENT as events of this group */
     bool mandatory;     /* trimming waits for it */
     bool trims;         /* first mandatory reader of its log: trims it */
+    int64_t pace_ms;    /* between the beginnings of two transactions, unless half of one waits: a
+                           transaction costs the same for one record and for a hundred */
     void *self;
 
     /* Must end in one cw_log_txn_prepared(), now or later. Records are borrowed until done(). */

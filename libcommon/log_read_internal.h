@@ -137,11 +137,11 @@ struct cw_log_reader {
     uint32_t n_parts, next_part; /* where the next transaction begins to take */
     struct cw_log_txn txn;
     struct cw_stmt stmts[ST_COUNT];
-    size_t limit; /* messages of the next transaction; shrinks while one is refused */
-    int64_t pause_ms;
+    size_t limit;               /* messages of the next transaction; shrinks while one is refused */
+    int64_t pause_ms, began_ms; /* began_ms: of the last transaction of records */
     char last_refusal[REASON_BYTES];
     bool paused, closing, draining, outbox_last;
-    struct event *turn, *pause, *sweep, *trim;
+    struct event *turn, *pause, *pace, *sweep, *trim;
     struct cw_bus_sub *wake;
     struct trimmer *trimmer;
     struct cw_metric *m_txns, *m_messages, *m_repeated, *m_quarantined, *m_rolled_back, *m_commit;

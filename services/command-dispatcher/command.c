@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/queue.h>
 
 #include <event2/event.h>
 #include <uthash.h>
@@ -13,6 +14,7 @@
 
 struct command {
     UT_hash_handle hh; /* by id, while somebody waits */
+    STAILQ_ENTRY(command) unsaved;
     struct commands *all;
     struct cw_api_call *call; /* NULL: answered */
     struct target to;
@@ -28,30 +30,28 @@ struct command {
 struct commands {
     struct dispatcher *d;
     struct command *waiting;
+    STAILQ_HEAD(, command) unsaved; /* their receipts wait for the statement that runs */
+    STAILQ_HEAD(, command) saving;
     struct cw_metric *taken, *answered, *timed_out, *refused;
     struct cw_metric *duration;
 };
 
+/* One statement takes all commands that came while the last one ran. */
 static const struct cw_stmt insert = {
-    "command_insert",
+    "commands_insert",
     "INSERT INTO command.command (command_id, device_key, device_id, root_id, instance, "
     "service_id, command_name, paras, gateway, session_no, created) "
-    "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, to_timestamp($11::bigint / 1000.0))"
-};
-static const struct cw_stmt update = {
-    "command_update",
-    "UPDATE command.command SET status = $2, stage = $3, "
-    "written = to_timestamp(nullif($4::bigint, 0) / 1000.0), "
-    "acknowledged = to_timestamp(nullif($5::bigint, 0) / 1000.0), "
-    "answered = coalesce(answered, to_timestamp(nullif($6::bigint, 0) / 1000.0)), "
-    "finished = to_timestamp($7::bigint / 1000.0), response = coalesce(response, $8) "
-    "WHERE command_id = $1 AND status = 'SENT'"
+    "SELECT i, k, d, r, $1, s, n, p, g, no, to_timestamp(at / 1000.0) FROM unnest($2::text[], "
+    "$3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], "
+    "$10::bigint[], $11::bigint[]) AS x(i, k, d, r, s, n, p, g, no, at)"
 };
 
 struct commands *commands_open(struct dispatcher *d)
 {
     struct commands *c = cw_calloc(1, sizeof *c);
     c->d = d;
+    STAILQ_INIT(&c->unsaved);
+    STAILQ_INIT(&c->saving);
     c->taken = cw_counter("causeway_commands_total", NULL, "Synchronous commands taken");
     c->answered = cw_counter("causeway_commands_answered_total", NULL, "Answered by the device");
     c->timed_out = cw_counter("causeway_commands_timeout_total", NULL, "Not answered in time");
@@ -81,27 +81,19 @@ static void leave(struct command *cmd)
     cmd->call = NULL;
 }
 
-static void on_kept(PGresult *res, void *arg)
-{
-    (void)arg;
-    if (cw_db_outcome(res) != CW_DB_OK)
-        cw_log(CW_WARN, "receipt_not_kept", "reason=\"%s\"", cw_db_error(res));
-}
-
 static void keep(struct command *cmd, const char *status, const char *stage, const char *response)
 {
-    char written[24], acked[24], answered[24], finished[24];
     int64_t now_ms = cw_now_ms();
-    const struct cw_db_param par[] = { CW_TEXT(cmd->id),
-                                       CW_TEXT(status),
-                                       CW_TEXT(stage),
-                                       cw_db_int(cmd->written_ms, written),
-                                       cw_db_int(cmd->acked_ms, acked),
-                                       cw_db_int(cmd->answered ? now_ms : 0, answered),
-                                       cw_db_int(now_ms, finished),
-                                       CW_TEXT(response) };
-    cw_db_exec(cmd->all->d->db, &update, CW_ARRAY_LEN(par), par, on_kept, NULL);
-    cw_log(CW_INFO, "command", "id=%s device=%s status=%s stage=\"%s\" after_ms=%" PRId64, cmd->id,
+    receipt_ended(cmd->all->d->receipts,
+                  &(struct receipt_end){ .command_id = cmd->id,
+                                         .status = status,
+                                         .stage = stage,
+                                         .response = response,
+                                         .written_ms = cmd->written_ms,
+                                         .acked_ms = cmd->acked_ms,
+                                         .answered_ms = cmd->answered ? now_ms : 0,
+                                         .finished_ms = now_ms });
+    cw_log(CW_DEBUG, "command", "id=%s device=%s status=%s stage=\"%s\" after_ms=%" PRId64, cmd->id,
            cmd->to.device_id, status, stage, now_ms - cmd->created_ms);
 }
 
@@ -270,45 +262,80 @@ static void send_down(struct command *cmd)
     }
 }
 
+static void save_receipts(struct commands *c);
+
 static void on_inserted(PGresult *res, void *arg)
 {
-    struct command *cmd = arg;
-    cmd->asked = false;
-    if (cmd->call && !cw_api_db_failed(cmd->call, res, "command")) {
-        send_down(cmd);
-        return;
+    struct commands *c = arg;
+    struct command *cmd;
+    while ((cmd = STAILQ_FIRST(&c->saving))) {
+        STAILQ_REMOVE_HEAD(&c->saving, unsaved);
+        cmd->asked = false;
+        if (cmd->call && !cw_api_db_failed(cmd->call, res, "command")) {
+            send_down(cmd);
+            continue;
+        }
+        if (cmd->call)
+            leave(cmd);
+        free_if_over(cmd);
     }
-    if (cmd->call)
-        leave(cmd);
-    free_if_over(cmd);
+    if (!STAILQ_EMPTY(&c->unsaved))
+        save_receipts(c);
+}
+
+static void add_receipt(struct cw_db_array a[10], const struct command *cmd)
+{
+    json_t *body = cw_api_body(cmd->call);
+    struct cw_buf paras = { 0 };
+    cw_json_write(&paras, json_object_get(body, "paras"));
+    cw_db_array_str(&a[0], cmd->id);
+    cw_db_array_int(&a[1], cmd->to.device_key);
+    cw_db_array_str(&a[2], cmd->to.device_id);
+    cw_db_array_str(&a[3], cmd->to.root_id);
+    cw_db_array_str(&a[4], cw_json_text(body, "service_id"));
+    cw_db_array_str(&a[5], cw_json_text(body, "command_name"));
+    cw_db_array_str(&a[6], paras.data);
+    cw_db_array_str(&a[7], cmd->to.gateway);
+    cw_db_array_int(&a[8], cmd->to.session_no);
+    cw_db_array_int(&a[9], cmd->created_ms);
+    cw_buf_free(&paras);
+}
+
+static void save_receipts(struct commands *c)
+{
+    static const bool is_int[] = { [1] = true, [8] = true, [9] = true };
+    struct cw_db_array a[10] = { 0 };
+    struct cw_db_param par[11] = { CW_TEXT(cw_app_instance(c->d->app)) };
+    struct command *cmd;
+    for (int i = 0; i < 10; i++)
+        cw_db_array_reset(&a[i], is_int[i] ? CW_ARRAY_INT8 : CW_ARRAY_TEXT);
+    while ((cmd = STAILQ_FIRST(&c->unsaved))) {
+        STAILQ_REMOVE_HEAD(&c->unsaved, unsaved);
+        if (!cmd->call) { /* the time was over first */
+            cmd->asked = false;
+            free_if_over(cmd);
+            continue;
+        }
+        add_receipt(a, cmd);
+        STAILQ_INSERT_TAIL(&c->saving, cmd, unsaved);
+    }
+    for (int i = 0; i < 10; i++)
+        par[i + 1] = cw_db_array_param(&a[i]);
+    if (!STAILQ_EMPTY(&c->saving) &&
+        !cw_db_exec(c->d->db, &insert, CW_ARRAY_LEN(par), par, on_inserted, c))
+        on_inserted(NULL, c); /* nobody is connected */
+    for (int i = 0; i < 10; i++)
+        cw_db_array_free(&a[i]);
 }
 
 /* The receipt is kept before the device gets the command, so that each answer finds it. */
 static void keep_receipt(struct command *cmd)
 {
-    struct dispatcher *d = cmd->all->d;
-    json_t *body = cw_api_body(cmd->call);
-    struct cw_buf paras = { 0 };
-    char key[24], session[24], created[24];
-    cw_json_write(&paras, json_object_get(body, "paras"));
-    const struct cw_db_param par[] = { CW_TEXT(cmd->id),
-                                       cw_db_int(cmd->to.device_key, key),
-                                       CW_TEXT(cmd->to.device_id),
-                                       CW_TEXT(cmd->to.root_id),
-                                       CW_TEXT(cw_app_instance(d->app)),
-                                       CW_TEXT(cw_json_text(body, "service_id")),
-                                       CW_TEXT(cw_json_text(body, "command_name")),
-                                       CW_TEXT(paras.data),
-                                       CW_TEXT(cmd->to.gateway),
-                                       cw_db_int(cmd->to.session_no, session),
-                                       cw_db_int(cmd->created_ms, created) };
-    cmd->asked = cw_db_exec(d->db, &insert, CW_ARRAY_LEN(par), par, on_inserted, cmd) != NULL;
-    cw_buf_free(&paras);
-    if (!cmd->asked) {
-        cw_api_no_db(cmd->call);
-        leave(cmd);
-        free_if_over(cmd);
-    }
+    struct commands *c = cmd->all;
+    cmd->asked = true;
+    STAILQ_INSERT_TAIL(&c->unsaved, cmd, unsaved);
+    if (STAILQ_EMPTY(&c->saving))
+        save_receipts(c);
 }
 
 static void build_payload(struct command *cmd)

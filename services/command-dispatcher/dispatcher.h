@@ -22,7 +22,7 @@ struct dispatcher {
     struct cw_bus_sub *responses, *wakes;
     struct commands *commands;
     struct sender *sender;
-    struct event *hourly;
+    struct receipts *receipts;
     int64_t command_ms, message_ms, resend_ms, unknown_ms, keep_days, waiting_max;
 };
 
@@ -76,12 +76,20 @@ void sender_close(struct sender **s);
 /* There may be something to send in this partition. */
 void sender_wake(struct sender *s, uint32_t partition);
 
-/* ---- receipts.c: how long they are kept */
+/* ---- receipts.c: how commands ended, and how long receipts are kept */
 
-/* Each hour what is older than keep_days goes, 10,000 commands and as many messages at a time. */
-void receipts_start(struct dispatcher *d);
-/* Also if it was never started. */
-void receipts_stop(struct dispatcher *d);
+struct receipt_end {
+    const char *command_id, *status, *stage;
+    const char *response;                                   /* NULL: none */
+    int64_t written_ms, acked_ms, answered_ms, finished_ms; /* 0: never */
+};
+/* Never NULL. Each hour what is older than keep_days goes, 10,000 commands and as many messages at
+ * a time. */
+struct receipts *receipts_open(struct dispatcher *d);
+/* After the drain, which waits for what is not written yet. */
+void receipts_close(struct receipts **r);
+/* Written within 20 ms, together with others. Copied. */
+void receipt_ended(struct receipts *r, const struct receipt_end *e);
 
 /* ---- message_status.c: the states of a message as one table */
 

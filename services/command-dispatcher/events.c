@@ -20,14 +20,18 @@ struct answers {
     size_t n;
 };
 
+/* Rows in the order of their ids, as receipts.c. */
 static const struct cw_stmt keep = {
     "answers_keep",
+    "WITH locked AS MATERIALIZED (SELECT command_id FROM command.command WHERE command_id = "
+    "ANY($1) "
+    "ORDER BY command_id FOR UPDATE) "
     "UPDATE command.command c SET "
     "answered = coalesce(c.answered, to_timestamp(x.at_ms / 1000.0)), "
     "response = coalesce(c.response, x.body) "
     "FROM (SELECT DISTINCT ON (id) * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) "
-    "AS u(id, root, at_ms, body)) x "
-    "WHERE c.command_id = x.id AND c.root_id = x.root "
+    "AS u(id, root, at_ms, body)) x JOIN locked l ON l.command_id = x.id "
+    "WHERE c.command_id = l.command_id AND c.root_id = x.root "
     "RETURNING c.command_id, c.instance, c.status = 'SENT' AS waiting, "
     "CASE WHEN c.status = 'TIMEOUT' "
     "THEN greatest(1, x.at_ms - (extract(epoch FROM c.finished) * 1000)::bigint) END AS late_ms"
@@ -179,6 +183,7 @@ const struct cw_log_reader_config events_reader = {
     .output = CW_LOG_EVENT,
     .relays_outbox = true,
     .mandatory = true,
+    .pace_ms = 50,
     .prepare = prepare,
     .effects = effects,
     .done = done,

@@ -57,6 +57,7 @@ static int start(struct cw_app *app, void *self)
     d->products = cw_products_open(app, d->db);
     d->uplink = cw_log_append_open(app, CW_LOG_UPLINK);
     d->notices = cw_notices_open(app, d->uplink);
+    d->receipts = receipts_open(d);
     d->commands = commands_open(d);
     reader.self = d;
     d->events = cw_log_reader_open(app, &reader);
@@ -64,7 +65,6 @@ static int start(struct cw_app *app, void *self)
     snprintf(subject, sizeof subject, "response.%s.*", cw_app_instance(app));
     d->responses = cw_bus_subscribe(cw_app_bus(app), subject, NULL, on_response, d);
     d->wakes = cw_bus_subscribe(cw_app_bus(app), "wake.command-dispatcher.*", NULL, on_wake, d);
-    receipts_start(d);
     cw_api_serve(app, "command", ops, d);
     return 0;
 }
@@ -78,9 +78,9 @@ static void drain(struct cw_app *app, void *self)
 static void stop(void *self)
 {
     struct dispatcher *d = self;
-    receipts_stop(d);
     sender_close(&d->sender);
     commands_close(&d->commands);
+    receipts_close(&d->receipts);
     cw_log_reader_close(&d->events);
     cw_bus_unsubscribe(&d->responses);
     cw_bus_unsubscribe(&d->wakes);

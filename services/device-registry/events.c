@@ -193,6 +193,7 @@ void events_start(struct registry *r)
                                                .schema = "registry",
                                                .relays_outbox = true,
                                                .mandatory = true,
+                                               .pace_ms = 50,
                                                .self = r,
                                                .prepare = prepare,
                                                .effects = effects,

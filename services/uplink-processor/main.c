@@ -63,6 +63,7 @@ static void on_lookups(bool connected, void *arg)
                                                                    .output = CW_LOG_EVENT,
                                                                    .mandatory = true,
                                                                    .trims = true,
+                                                                   .pace_ms = 4,
                                                                    .self = u,
                                                                    .prepare = batch_prepare,
                                                                    .effects = batch_effects,
