@@ -88,7 +88,7 @@ struct receipt_end {
 struct receipts *receipts_open(struct dispatcher *d);
 /* After the drain, which waits for what is not written yet. */
 void receipts_close(struct receipts **r);
-/* Written within 20 ms, together with others. Copied. */
+/* Written within 20 ms, together with others; at once when the device has not answered. Copied. */
 void receipt_ended(struct receipts *r, const struct receipt_end *e);
 
 /* ---- message_status.c: the states of a message as one table */

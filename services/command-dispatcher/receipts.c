@@ -105,7 +105,9 @@ void receipt_ended(struct receipts *r, const struct receipt_end *e)
     if (++r->n == 1) {
         cw_app_in_flight(r->d->app, 1);
         evtimer_add(r->flush, &gather);
-    } else if (r->n == GATHER_MAX)
+    }
+    /* what ended without an answer at once: one that comes now must be seen to be late */
+    if (r->n == GATHER_MAX || !e->answered_ms)
         flush(r);
 }
 
