@@ -122,7 +122,8 @@ bench:
 	@BUILD=$(BUILD) tests/load/bench $(if $(RUNS),--runs $(RUNS)) $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) $(SCENARIOS)
 
 # make fault SEED=7 ROUNDS=30: the same seed breaks the same things
-fault: bootstrap
+fault:
+	@EXTRA=faketime scripts/bootstrap
 	@$(MAKE) --no-print-directory -j"$$(nproc)" all
 	@BUILD=$(BUILD) tests/fault/fault $(if $(SEED),--seed $(SEED)) --rounds $(or $(ROUNDS),10)
 

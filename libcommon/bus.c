@@ -11,7 +11,8 @@
 #include "libcommon/log.h"
 #include "proto/subjects.h"
 
-#define SWEEP_MESSAGES 512 /* then sockets and timers get their turn */
+#define SWEEP_MESSAGES  512 /* then sockets and timers get their turn */
+#define DISCARDED_BYTES (1U << 20)
 
 static void sub_free(struct cw_bus_sub *sub)
 {
@@ -20,8 +21,27 @@ static void sub_free(struct cw_bus_sub *sub)
     free(sub);
 }
 
+static void discard_now(struct cw_bus *bus)
+{
+    for (size_t i = 0; i < bus->n_discarded; i++)
+        natsMsg_Destroy(bus->discarded[i]);
+    bus->n_discarded = bus->discarded_bytes = 0;
+}
+
+/* The library frees messages on a thread, which each natsMsg_Destroy() wakes up: many at once. */
+static void discard(struct cw_bus *bus, natsMsg *msg)
+{
+    if (!msg)
+        return;
+    bus->discarded[bus->n_discarded++] = msg;
+    bus->discarded_bytes += (size_t)natsMsg_GetDataLength(msg);
+    if (bus->n_discarded == BUS_DISCARDED || bus->discarded_bytes >= DISCARDED_BYTES)
+        discard_now(bus);
+}
+
 static void deliver(struct cw_bus_sub *sub, natsMsg *msg)
 {
+    struct cw_bus *bus = sub->bus;
     struct cw_bus_msg m = { .no_responders = msg == NULL };
     if (msg) {
         m.subject = natsMsg_GetSubject(msg);
@@ -31,7 +51,7 @@ static void deliver(struct cw_bus_sub *sub, natsMsg *msg)
         m.nats = msg;
     }
     sub->cb(&m, sub->arg);
-    natsMsg_Destroy(msg);
+    discard(bus, msg);
 }
 
 /* Hands over what has arrived for one subscription, `room` messages at most; returns how many. */
@@ -239,6 +259,7 @@ void cw_bus_close(struct cw_bus **at)
     *at = NULL;
     bus->connected = false;
     bus_requests_fail(bus, -ENOTCONN);
+    discard_now(bus);
     for (struct cw_bus_sub *sub = LIST_FIRST(&bus->subs), *next; sub; sub = next) {
         next = LIST_NEXT(sub, link);
         sub_free(sub);
@@ -324,7 +345,7 @@ int cw_bus_publish_headers(struct cw_bus *bus, const char *subject, const char *
         s = natsMsgHeader_Set(msg, headers[i].name, headers[i].value);
     if (s == NATS_OK)
         s = natsConnection_PublishMsg(bus->nc, msg);
-    natsMsg_Destroy(msg);
+    discard(bus, msg);
     return s == NATS_OK ? 0 : -ENOTCONN;
 }
 

@@ -25,6 +25,8 @@ struct bus_watch {
     void *arg;
 };
 
+#define BUS_DISCARDED 128
+
 struct cw_bus {
     struct event_base *base;
     natsConnection *nc;
@@ -37,6 +39,8 @@ struct cw_bus {
     bool sweeping;
     uint64_t epoch, next_inbox;
     char prefix[48];
+    natsMsg *discarded[BUS_DISCARDED]; /* done with, not yet given back to the library */
+    size_t n_discarded, discarded_bytes;
     LIST_HEAD(, cw_bus_sub) subs;
     LIST_HEAD(, cw_bus_request) requests;
     SLIST_HEAD(, bus_watch) watches;

@@ -17,7 +17,7 @@
 #include "libcommon/wire.h"
 #include "proto/subjects.h"
 
-#define LINGER_MS     2
+#define LINGER_MS     4
 #define LINGER_BYTES  (64U << 10)
 #define CONFIRM_MS    2000
 #define FULL_RETRY_MS 50

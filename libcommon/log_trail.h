@@ -7,7 +7,8 @@
 #include <stdint.h>
 
 #define LOG_TRAIL_MARGIN (16U << 20)
-#define LOG_TRAIL_STEP   (512U << 10) /* between two points; a longer step is one point */
+#define LOG_TRAIL_STEP                                                                             \
+    (8U << 20) /* between two points: a block of nats-server, which is what a purge rewrites */
 #define LOG_TRAIL_POINTS (LOG_TRAIL_MARGIN / LOG_TRAIL_STEP + 2)
 
 /* Begins as zeros; `trim` may be set to what was stored. */

@@ -31,8 +31,6 @@ struct trimmer {
     uint64_t done[]; /* per partition: trimmed up to */
 };
 
-static void next(struct trimmer *t);
-
 static void close_outs(struct trimmer *t)
 {
     for (size_t i = 0; i < t->n_outs; i++) {
@@ -52,16 +50,14 @@ static void on_purged(int rc, void *arg)
         cw_log(CW_INFO, "log_trimmed", "log=%s partition=%u seq=%" PRIu64, t->r->cfg.log, t->index,
                t->seq);
     }
-    t->index++;
-    next(t);
+    t->busy = false;
 }
 
 static void purge(struct trimmer *t)
 {
     if (t->failed) { /* a writer was faster: next time */
         close_outs(t);
-        t->index++;
-        next(t);
+        t->busy = false;
         return;
     }
     close_outs(t);
@@ -124,8 +120,7 @@ static void on_point(PGresult *res, void *arg)
     t->query = NULL;
     t->seq = known ? (uint64_t)cw_db_i64(res, 0, "trim", 0) : 0;
     if (t->seq <= t->done[t->index]) {
-        t->index++;
-        next(t);
+        t->busy = false;
     } else if (strcmp(t->r->cfg.log, CW_LOG_UPLINK) == 0) { /* its writers keep no marks in it */
         t->failed = false;
         purge(t);
@@ -134,13 +129,8 @@ static void on_point(PGresult *res, void *arg)
 }
 
 /* The lowest trim of all mandatory readers; no row while one of them has never run. */
-static void next(struct trimmer *t)
+static void look(struct trimmer *t)
 {
-    while (t->index < t->r->n_parts && !cw_log_reader_owns(t->r, t->index))
-        t->index++;
-    t->busy = t->index < t->r->n_parts;
-    if (!t->busy)
-        return;
     char *sql = cw_sprintf("SELECT min(trim) AS trim FROM public.log_position WHERE log = '%s' AND "
                            "partition = %u HAVING count(*) >= (SELECT count(*) FROM "
                            "public.log_reader WHERE log = '%s')",
@@ -156,13 +146,14 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
     (void)fd, (void)what;
     if (t->busy || !cw_app_db(t->r->app))
         return;
-    t->index = 0;
-    next(t);
+    t->index = (t->index + 1) % t->r->n_parts;
+    if (cw_log_reader_owns(t->r, t->index))
+        look(t);
 }
 
 void trim_open(struct cw_log_reader *r)
 {
-    static const struct timeval every = { TRIM_MS / 1000, 0 };
+    struct timeval every = { TRIM_MS / r->n_parts / 1000, TRIM_MS / r->n_parts % 1000 * 1000 };
     struct trimmer *t = cw_calloc(1, sizeof *t + r->n_parts * sizeof t->done[0]);
     t->r = r;
     t->timer = event_new(cw_app_base(r->app), -1, EV_PERSIST, on_timer, t);

@@ -23,15 +23,14 @@ struct answers {
 /* Rows in the order of their ids, as receipts.c. */
 static const struct cw_stmt keep = {
     "answers_keep",
-    "WITH locked AS MATERIALIZED (SELECT command_id FROM command.command WHERE command_id = "
-    "ANY($1) "
-    "ORDER BY command_id FOR UPDATE) "
+    "WITH x AS MATERIALIZED (SELECT u.* FROM command.command c JOIN (SELECT DISTINCT ON (id) * "
+    "FROM "
+    "unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) AS a(id, root, at_ms, body)) u "
+    "ON c.command_id = u.id ORDER BY c.command_id FOR UPDATE OF c) "
     "UPDATE command.command c SET "
     "answered = coalesce(c.answered, to_timestamp(x.at_ms / 1000.0)), "
     "response = coalesce(c.response, x.body) "
-    "FROM (SELECT DISTINCT ON (id) * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) "
-    "AS u(id, root, at_ms, body)) x JOIN locked l ON l.command_id = x.id "
-    "WHERE c.command_id = l.command_id AND c.root_id = x.root "
+    "FROM x WHERE c.command_id = x.id AND c.root_id = x.root "
     "RETURNING c.command_id, c.instance, c.status = 'SENT' AS waiting, "
     "CASE WHEN c.status = 'TIMEOUT' "
     "THEN greatest(1, x.at_ms - (extract(epoch FROM c.finished) * 1000)::bigint) END AS late_ms"

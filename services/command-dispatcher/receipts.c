@@ -20,18 +20,16 @@ struct receipts {
  * same rows; both take them in the order of their ids, or they would wait for each other. */
 static const struct cw_stmt ended = {
     "commands_ended",
-    "WITH locked AS MATERIALIZED (SELECT command_id FROM command.command WHERE command_id = "
-    "ANY($1) "
-    "ORDER BY command_id FOR UPDATE) "
+    "WITH x AS MATERIALIZED (SELECT u.* FROM command.command c JOIN unnest($1::text[], $2::text[], "
+    "$3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[]) "
+    "AS u(id, status, stage, response, written, acked, answered, finished) "
+    "ON c.command_id = u.id ORDER BY c.command_id FOR UPDATE OF c) "
     "UPDATE command.command c SET status = x.status, stage = x.stage, "
     "written = to_timestamp(nullif(x.written, 0) / 1000.0), "
     "acknowledged = to_timestamp(nullif(x.acked, 0) / 1000.0), "
     "answered = coalesce(c.answered, to_timestamp(nullif(x.answered, 0) / 1000.0)), "
     "finished = to_timestamp(x.finished / 1000.0), response = coalesce(c.response, x.response) "
-    "FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], "
-    "$7::bigint[], $8::bigint[]) AS x(id, status, stage, response, written, acked, answered, "
-    "finished) JOIN locked l ON l.command_id = x.id "
-    "WHERE c.command_id = l.command_id AND c.status = 'SENT'"
+    "FROM x WHERE c.command_id = x.id AND c.status = 'SENT'"
 };
 
 static const struct cw_stmt sweeps[] = {

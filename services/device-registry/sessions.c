@@ -23,22 +23,21 @@ static const struct cw_stmt stmt_lookup = {
  * grow with time, and makes a login wait for a change of the secret and then find it. */
 static const struct cw_stmt stmt_open = {
     "sessions_open",
-    "WITH u AS (SELECT * FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::text[], $5::text[])"
-    "  AS u(n, device_key, auth_version, client, peer)),"
-    " ok AS (SELECT d.device_key, d.device_id, d.product_key, d.partition, u.client, u.peer FROM u"
+    "WITH ok AS (SELECT d.device_key, d.device_id, d.product_key, d.partition, u.client, u.peer"
+    "  FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[])"
+    "  AS u(device_key, auth_version, client, peer)"
     "  JOIN registry.device d ON d.device_key = u.device_key AND d.auth_version = u.auth_version"
     "  WHERE NOT d.frozen ORDER BY d.device_key FOR NO KEY UPDATE OF d),"
     " new AS (INSERT INTO registry.session AS s (device_key, session_no, gateway, device_id,"
     "  product_key, partition, client, peer) SELECT device_key, nextval('registry.session_no'),"
-    "  $6, device_id, product_key, partition, client, peer FROM ok ON CONFLICT (device_key)"
+    "  $5, device_id, product_key, partition, client, peer FROM ok ON CONFLICT (device_key)"
     "  DO UPDATE SET session_no = EXCLUDED.session_no, gateway = EXCLUDED.gateway,"
     "  device_id = EXCLUDED.device_id, product_key = EXCLUDED.product_key,"
     "  partition = EXCLUDED.partition, client = EXCLUDED.client, peer = EXCLUDED.peer,"
     "  opened = now(), lost = NULL, old_session_no = s.session_no,"
     "  old_gateway = CASE WHEN s.lost IS NULL THEN s.gateway END"
     "  RETURNING device_key, session_no, old_gateway, old_session_no)"
-    " SELECT u.n, new.session_no, new.old_gateway, new.old_session_no FROM u"
-    " JOIN new USING (device_key)"
+    " SELECT device_key, session_no, old_gateway, old_session_no FROM new ORDER BY device_key"
 };
 
 /* One open of a batch. */
@@ -148,45 +147,73 @@ static void settle(struct batch *b)
     reply(b);
 }
 
+/* One statement: at most one login of a device, in the order of their keys. */
+struct opening {
+    struct batch *b;
+    size_t n;
+    struct login *logins[];
+};
+
+static int by_key(const void *a, const void *b)
+{
+    const struct login *x = *(struct login *const *)a, *y = *(struct login *const *)b;
+    return x->device_key < y->device_key ? -1 : x->device_key > y->device_key;
+}
+
 static void on_opened(PGresult *res, void *arg)
 {
-    struct batch *b = arg;
+    struct opening *o = arg;
+    struct batch *b = o->b;
     bool fine = cw_db_outcome(res) == CW_DB_OK;
     if (!fine)
         cw_log(CW_WARN, "sessions_not_opened", "sqlstate=%s reason=\"%s\"", cw_db_sqlstate(res),
                cw_db_error(res));
     for (int i = 0; fine && i < PQntuples(res); i++) {
-        struct login *l = &b->logins[cw_db_i64(res, i, "n", 0)];
+        struct login sought = { .device_key = cw_db_i64(res, i, "device_key", 0) };
+        const struct login *key = &sought;
+        struct login *l =
+            *(struct login **)bsearch(&key, o->logins, o->n, sizeof(struct login *), by_key);
         const char *gateway = cw_db_str(res, i, "old_gateway");
         l->session_no = cw_db_i64(res, i, "session_no", 0);
         l->old_session_no = cw_db_i64(res, i, "old_session_no", 0);
         l->old_gateway = gateway ? cw_strdup(gateway) : NULL;
     }
+    free(o);
     settle(b);
+}
+
+static struct opening *collect(struct batch *b, int round)
+{
+    struct opening *o = cw_malloc(sizeof *o + b->n * sizeof(struct login *));
+    *o = (struct opening){ .b = b };
+    for (size_t i = 0; i < b->n; i++)
+        if (!b->logins[i].refusal.connack && b->logins[i].round == round)
+            o->logins[o->n++] = &b->logins[i];
+    qsort(o->logins, o->n, sizeof(struct login *), by_key);
+    return o;
 }
 
 static bool open_round(struct batch *b, int round)
 {
-    struct cw_db_array n = { 0 }, key = { 0 }, version = { 0 }, client = { 0 }, peer = { 0 };
-    cw_db_array_reset(&n, CW_ARRAY_INT4);
+    struct cw_db_array key = { 0 }, version = { 0 }, client = { 0 }, peer = { 0 };
+    struct opening *o = collect(b, round);
     cw_db_array_reset(&key, CW_ARRAY_INT8);
     cw_db_array_reset(&version, CW_ARRAY_INT8);
     cw_db_array_reset(&client, CW_ARRAY_TEXT);
     cw_db_array_reset(&peer, CW_ARRAY_TEXT);
-    for (size_t i = 0; i < b->n; i++) {
-        if (b->logins[i].refusal.connack || b->logins[i].round != round)
-            continue;
-        cw_db_array_int(&n, (int64_t)i);
-        cw_db_array_int(&key, b->logins[i].device_key);
-        cw_db_array_int(&version, b->logins[i].auth_version);
-        cw_db_array_str(&client, b->request->opens[i]->client_id);
-        cw_db_array_str(&peer, b->request->opens[i]->peer);
+    for (size_t i = 0; i < o->n; i++) {
+        const Causeway__SessionOpen *open = b->request->opens[o->logins[i] - b->logins];
+        cw_db_array_int(&key, o->logins[i]->device_key);
+        cw_db_array_int(&version, o->logins[i]->auth_version);
+        cw_db_array_str(&client, open->client_id);
+        cw_db_array_str(&peer, open->peer);
     }
-    const struct cw_db_param p[] = { cw_db_array_param(&n),       cw_db_array_param(&key),
-                                     cw_db_array_param(&version), cw_db_array_param(&client),
-                                     cw_db_array_param(&peer),    CW_TEXT(b->request->gateway) };
-    bool sent = cw_db_exec(b->r->logins, &stmt_open, 6, p, on_opened, b) != NULL;
-    cw_db_array_free(&n);
+    const struct cw_db_param p[] = { cw_db_array_param(&key), cw_db_array_param(&version),
+                                     cw_db_array_param(&client), cw_db_array_param(&peer),
+                                     CW_TEXT(b->request->gateway) };
+    bool sent = cw_db_exec(b->r->logins, &stmt_open, 5, p, on_opened, o) != NULL;
+    if (!sent)
+        free(o);
     cw_db_array_free(&key);
     cw_db_array_free(&version);
     cw_db_array_free(&client);

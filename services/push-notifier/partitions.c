@@ -366,6 +366,8 @@ void partition_gained(uint32_t number, void *self)
     char text[24];
     const struct cw_db_param p[] = { cw_db_int(number, text) };
     *pt = (struct part){ .n = n, .number = number };
+    /* not all at the same time: each purge keeps nats-server busy */
+    pt->purge_at_ms = cw_mono_ms() + TRIM_EACH_MS * number / cw_app_partitions(n->app);
     n->parts[number] = pt;
     pt->queries[0] = cw_db_exec(n->fence, &stmt_begin, 1, p, on_begun, pt);
     pt->queries[1] = cw_db_exec(n->fence, &stmt_position, 1, p, on_position, pt);

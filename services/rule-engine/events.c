@@ -106,7 +106,7 @@ void events_start(struct engine *e)
                                                                            .output = CW_LOG_PUSH,
                                                                            .mandatory = true,
                                                                            .trims = true,
-                                                                           .pace_ms = 4,
+                                                                           .pace_ms = 2,
                                                                            .self = e,
                                                                            .prepare = prepare,
                                                                            .effects = effects,

@@ -13,7 +13,13 @@ static const struct cw_stmt stmt_history = {
 };
 static const struct cw_stmt stmt_shadows = {
     "data_shadows",
-    "SELECT data.store_shadows($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[])"
+    "INSERT INTO data.shadow AS s (device_key, service_id, reported, reported_time, version)"
+    " SELECT n.device_key, n.service_id, n.reported::jsonb, n.time, n.touches"
+    " FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[])"
+    " AS n(device_key, service_id, reported, time, touches)"
+    " ON CONFLICT (device_key, service_id) DO UPDATE SET"
+    " reported = s.reported || excluded.reported, reported_time = excluded.reported_time,"
+    " version = s.version + excluded.version"
 };
 static const struct cw_stmt stmt_counts = {
     "data_counts",

@@ -63,7 +63,7 @@ static void on_lookups(bool connected, void *arg)
                                                                    .output = CW_LOG_EVENT,
                                                                    .mandatory = true,
                                                                    .trims = true,
-                                                                   .pace_ms = 4,
+                                                                   .pace_ms = 6,
                                                                    .self = u,
                                                                    .prepare = batch_prepare,
                                                                    .effects = batch_effects,

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 
@@ -67,6 +68,56 @@ class Proxy:
     def mend(self):
         self.is_cut = False
         self.open.set()
+
+
+class Disk:
+    """A file system of its own for the streams, whose size can be changed; needs the right to mount."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24g,mode=0700", "causeway-fault", folder],
+                              capture_output=True, text=True)
+        self.there = done.returncode == 0
+        self.reason = done.stderr.strip()
+
+    def _resize(self, size):
+        subprocess.run(["mount", "-o", f"remount,size={size}", self.folder], check=True)
+
+    def fill(self):
+        used = os.statvfs(self.folder)
+        self._resize((used.f_blocks - used.f_bfree) * used.f_frsize + (256 << 10))  # soon
+
+    def room(self):
+        self._resize("24g")
+
+    def close(self):
+        if self.there:
+            subprocess.run(["umount", "-l", self.folder], check=True)
+
+
+class Clock:
+    """The wall clock of the daemons, through libfaketime: wrappers in a build folder of their own."""
+
+    LIBRARY = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+
+    def __init__(self, folder, build):
+        self.folder = folder
+        os.makedirs(f"{folder}/bin")
+        self.set(0)
+        for name in DAEMONS:
+            path = f"{folder}/bin/{name}"
+            with open(path, "w") as f:
+                f.write(f"#!/bin/sh\nexec env LD_PRELOAD={self.LIBRARY} FAKETIME_TIMESTAMP_FILE={folder}/{name}.time "
+                        f"FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1 {build}/bin/{name} \"$@\"\n")
+            os.chmod(path, 0o755)
+
+    def set(self, seconds, victim=None):
+        for name in DAEMONS:
+            if victim in (None, name):
+                with open(f"{self.folder}/{name}.new", "w") as f:
+                    f.write(f"{seconds:+d}\n")
+                os.replace(f"{self.folder}/{name}.new", f"{self.folder}/{name}.time")
 
 
 def js_api(world, subject, body):
@@ -274,4 +325,34 @@ class DeafDevice(Cause):
         self.wire.sock.close()
 
 
-ALL = [Kill, KillSome, Stop, NoDatabase, NatsCut, NatsFrozen, Full, SlowCallback, BrokenCallback, DeafDevice]
+class DiskFull(Cause):
+    """the disk of the streams is full"""
+    name = "disk-full"
+
+    def begin(self, world):
+        world.disk.fill()
+        return f"for {self.lasts_s:.1f} s"
+
+    def end(self, world):
+        world.disk.room()
+
+
+class ClockStep(Cause):
+    """the wall clock of all daemons, or of one, steps; and back again"""
+    name = "clock-step"
+
+    def __init__(self, dice):
+        super().__init__(dice)
+        self.seconds = dice.choice([-7200, -600, -30, -1, 1, 30, 600, 7200])
+        self.victim = dice.choice(DAEMONS) if dice.random() < 0.5 else None
+
+    def begin(self, world):
+        world.clock.set(self.seconds, self.victim)
+        return f"{self.victim or 'all daemons'} by {self.seconds:+d} s for {self.lasts_s:.1f} s"
+
+    def end(self, world):
+        world.clock.set(0)
+
+
+ALL = [Kill, KillSome, Stop, NoDatabase, NatsCut, NatsFrozen, Full, DiskFull, ClockStep, SlowCallback, BrokenCallback,
+       DeafDevice]

@@ -48,7 +48,7 @@ static void what_was_stored_never_falls(void **state)
         log_trail_add(&t, seq, 1 << 20);
         assert_true(t.trim >= 900);
     }
-    assert_int_equal(t.trim, 983);
+    assert_in_range(t.trim, 999 - 16 - 8, 999 - 16);
 }
 
 int main(void)
