@@ -30,8 +30,8 @@ struct command {
 struct commands {
     struct dispatcher *d;
     struct command *waiting;
-    STAILQ_HEAD(, command) unsaved; /* their receipts wait for the statement that runs */
-    STAILQ_HEAD(, command) saving;
+    STAILQ_HEAD(, command) unsaved, saving; /* unsaved: wait for the statement that runs */
+    struct cw_db_query *insert;             /* of the receipts in `saving` */
     struct cw_metric *taken, *answered, *timed_out, *refused;
     struct cw_metric *duration;
 };
@@ -268,6 +268,7 @@ static void on_inserted(PGresult *res, void *arg)
 {
     struct commands *c = arg;
     struct command *cmd;
+    c->insert = NULL;
     while ((cmd = STAILQ_FIRST(&c->saving))) {
         STAILQ_REMOVE_HEAD(&c->saving, unsaved);
         cmd->asked = false;
@@ -321,9 +322,11 @@ static void save_receipts(struct commands *c)
     }
     for (int i = 0; i < 10; i++)
         par[i + 1] = cw_db_array_param(&a[i]);
-    if (!STAILQ_EMPTY(&c->saving) &&
-        !cw_db_exec(c->d->db, &insert, CW_ARRAY_LEN(par), par, on_inserted, c))
-        on_inserted(NULL, c); /* nobody is connected */
+    if (!STAILQ_EMPTY(&c->saving)) {
+        c->insert = cw_db_exec(c->d->db, &insert, CW_ARRAY_LEN(par), par, on_inserted, c);
+        if (!c->insert)
+            on_inserted(NULL, c); /* nobody is connected */
+    }
     for (int i = 0; i < 10; i++)
         cw_db_array_free(&a[i]);
 }
@@ -452,6 +455,14 @@ void commands_close(struct commands **at)
         cw_api_fail(cmd->call, CW_E_UNAVAILABLE, "Stage: the platform was stopped meanwhile.");
         cmd->call = NULL;
         free_if_over(cmd); /* or when bus and database close */
+    }
+    if ((*at)->insert)
+        cw_db_cancel((*at)->insert);
+    STAILQ_CONCAT(&(*at)->saving, &(*at)->unsaved);
+    while ((cmd = STAILQ_FIRST(&(*at)->saving))) {
+        STAILQ_REMOVE_HEAD(&(*at)->saving, unsaved);
+        cmd->asked = false;
+        free_if_over(cmd);
     }
     free(*at);
     *at = NULL;

@@ -24,8 +24,7 @@ struct answers {
 static const struct cw_stmt keep = {
     "answers_keep",
     "WITH x AS MATERIALIZED (SELECT u.* FROM command.command c JOIN (SELECT DISTINCT ON (id) * "
-    "FROM "
-    "unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) AS a(id, root, at_ms, body)) u "
+    "FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) AS a(id, root, at_ms, body)) u "
     "ON c.command_id = u.id ORDER BY c.command_id FOR UPDATE OF c) "
     "UPDATE command.command c SET "
     "answered = coalesce(c.answered, to_timestamp(x.at_ms / 1000.0)), "
