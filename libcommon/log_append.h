@@ -2,7 +2,7 @@
  * UPLINK.
  *
  * One append is in flight per partition; the same bytes go out until they are confirmed. A batch
- * leaves when the last is confirmed and 2 ms have passed since it started or 64 KB wait, and closes
+ * leaves when the last is confirmed and 4 ms have passed since it started or 64 KB wait, and closes
  * at 256 KB; a larger record goes alone. Header Cw-Batch: <instance>.<p>.<n>, n counting from 1 in
  * each boot, lets the reader drop a repeat. A message is an UplinkBatch. Loop thread only. */
 #pragma once
