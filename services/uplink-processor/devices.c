@@ -6,9 +6,11 @@
 
 #include "libcommon/bus.h"
 #include "libcommon/clock.h"
+#include "libcommon/log.h"
 #include "libcommon/service.h"
 
 #define FRESH_MS 60000
+#define AHEAD_MS 10000 /* as far as clocks of two machines may differ */
 
 struct devices {
     struct cw_db *db;
@@ -27,12 +29,15 @@ struct load {
     void *arg;
 };
 
-static const struct cw_stmt stmt_load = { "devices_load",
-                                          "SELECT device_key, device_id, coalesce(node_id, '') AS "
-                                          "node_id, coalesce(app_id, '') AS app_id,"
-                                          " product_key, coalesce(product_id, '') AS product_id,"
-                                          " coalesce(gateway_id, device_id) AS gateway_id"
-                                          " FROM registry.device_view WHERE device_key = ANY($1)" };
+static const struct cw_stmt stmt_load = {
+    "devices_load",
+    "SELECT v.device_key, v.device_id, coalesce(v.node_id, '') AS node_id,"
+    " coalesce(v.app_id, '') AS app_id, v.product_key, coalesce(v.product_id, '') AS product_id,"
+    " coalesce(v.gateway_id, v.device_id) AS gateway_id,"
+    " greatest(s.connected_ms, s.since_ms, s.last_report_ms, s.last_message_ms) AS last_ms"
+    " FROM registry.device_view v LEFT JOIN data.device_state s USING (device_key)"
+    " WHERE v.device_key = ANY($1)"
+};
 
 static void load_free(struct load *l)
 {
@@ -73,6 +78,9 @@ static void fill(struct device *e, PGresult *res, int row)
         at += strlen(at) + 1;
     }
     e->product_key = cw_db_i64(res, row, "product_key", 0);
+    int64_t last_ms = cw_db_i64(res, row, "last_ms", 0);
+    if (e->last_ms < last_ms) /* what is known here may be newer than what is committed */
+        e->last_ms = last_ms;
     e->exists = true;
 }
 
@@ -142,6 +150,21 @@ const struct device *devices_find(const struct devices *d, int64_t device_key)
     return e && e->exists ? e : NULL;
 }
 
+int64_t devices_time(struct devices *all, int64_t device_key, int64_t received_ms, int64_t now_ms)
+{
+    static struct cw_log_gate gate;
+    struct device *d;
+    HASH_FIND(hh, all->all, &device_key, sizeof device_key, d);
+    if (received_ms > now_ms + AHEAD_MS) {
+        cw_log_limited(&gate, CW_WARN, "clock_ahead", "device=%s by_ms=%lld", d->device_id,
+                       (long long)(received_ms - now_ms));
+        received_ms = now_ms + AHEAD_MS;
+    }
+    if (d->last_ms < received_ms)
+        d->last_ms = received_ms;
+    return d->last_ms;
+}
+
 void devices_trim(struct devices *d)
 {
     /* the checker does not see that the head moves on */
@@ -149,7 +172,7 @@ void devices_trim(struct devices *d)
         drop(d, d->all);
 }
 
-static void grow_stale(struct devices *d)
+void devices_stale(struct devices *d)
 {
     d->generation++;
     for (struct device *e = d->all; e; e = e->hh.next)
@@ -169,7 +192,7 @@ static void on_invalidate(const struct cw_bus_msg *msg, void *arg)
     int64_t key = strtoll(text, &end, 10);
     d->generation++;
     if (n == 0 || *end) {
-        grow_stale(d);
+        devices_stale(d);
         return;
     }
     HASH_FIND(hh, d->all, &key, sizeof key, e);
@@ -180,7 +203,7 @@ static void on_invalidate(const struct cw_bus_msg *msg, void *arg)
 static void on_bus(bool connected, void *arg)
 {
     (void)connected; /* what was published meanwhile was missed */
-    grow_stale(arg);
+    devices_stale(arg);
 }
 
 struct devices *devices_open(struct cw_app *app, struct cw_db *db, int64_t max)

@@ -352,6 +352,14 @@ static void on_notice(struct item *it)
 
 /* ---- all of a transaction */
 
+/* What another daemon says of a device bears that one's clock, and is not part of its sequence. */
+static void settle_time(struct item *it, Causeway__Uplink *up)
+{
+    if (up->kind != CAUSEWAY__UPLINK_KIND__UPLINK_NOTICE)
+        up->received_ms =
+            devices_time(it->b->u->devices, up->device_key, up->received_ms, cw_now_ms());
+}
+
 static void interpret(struct item *it)
 {
     switch (it->up->kind) {
@@ -382,7 +390,7 @@ void batch_interpret(struct batch *b)
     for (size_t m = 0; m < b->n_messages; m++) {
         const Causeway__UplinkBatch *batch = b->messages[m].batch;
         for (size_t i = 0; batch && i < batch->n_records; i++) {
-            const Causeway__Uplink *up = batch->records[i];
+            Causeway__Uplink *up = batch->records[i];
             struct item it = { .b = b,
                                .index = m,
                                .position = (uint32_t)i,
@@ -390,10 +398,12 @@ void batch_interpret(struct batch *b)
                                .gateway = batch->gateway,
                                .up = up,
                                .device = devices_find(b->u->devices, up->device_key) };
-            if (it.device)
-                interpret(&it);
-            else /* never existed, or was deleted since */
+            if (!it.device) { /* never existed, or was deleted since */
                 count(&it, LEDGER_UNKNOWN_DEVICE);
+                continue;
+            }
+            settle_time(&it, up);
+            interpret(&it);
         }
     }
 }

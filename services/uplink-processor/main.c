@@ -25,6 +25,14 @@ static const struct cw_option options[] = {
     { 0 },
 };
 
+static void on_owned(uint32_t partition, bool owned, void *self)
+{
+    struct uplink *u = self;
+    (void)partition;
+    if (owned)
+        devices_stale(u->devices);
+}
+
 /* The record, or the one of its items that the database refused, has been set aside. */
 static void on_quarantined(const struct cw_record *record, const char *reason, void *self)
 {
@@ -68,7 +76,8 @@ static void on_lookups(bool connected, void *arg)
                                                                    .prepare = batch_prepare,
                                                                    .effects = batch_effects,
                                                                    .done = batch_done,
-                                                                   .quarantined = on_quarantined });
+                                                                   .quarantined = on_quarantined,
+                                                                   .owned = on_owned });
     cw_app_release(u->app, "lookups");
 }
 

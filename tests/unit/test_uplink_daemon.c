@@ -110,6 +110,8 @@ static void on_stored(int rc, void *arg)
     n_stored++;
 }
 
+static int64_t clock_off_ms; /* how far the gateway's clock is wrong */
+
 static Causeway__Uplink record(Causeway__UplinkKind kind, const char *id, int64_t key)
 {
     static char request[32];
@@ -121,7 +123,7 @@ static Causeway__Uplink record(Causeway__UplinkKind kind, const char *id, int64_
     u.device_key = key;
     u.product_key = PRODUCT_KEY;
     u.session_no = 1;
-    u.received_ms = cw_now_ms();
+    u.received_ms = cw_now_ms() + clock_off_ms;
     u.request_id = request;
     return u;
 }
@@ -266,6 +268,17 @@ static void start_daemon(void)
     }
 }
 
+static void await_daemon(void)
+{
+    json_t *body;
+    int64_t until_ms = cw_mono_ms() + 20000;
+    while (!(body = ask("ShowDeviceWhy", "nobody", 0, NULL))) {
+        assert_true(cw_mono_ms() < until_ms);
+        turn();
+    }
+    json_decref(body);
+}
+
 static void connect_sql(void)
 {
     char text[128];
@@ -313,13 +326,7 @@ static int start(void **state)
     events = cw_bus_subscribe(app.bus, "event.*.uplink-processor", NULL, on_event, NULL);
     uplink = cw_log_append_open(&app, CW_LOG_UPLINK);
     start_daemon();
-    json_t *body;
-    int64_t until_ms = cw_mono_ms() + 20000;
-    while (!(body = ask("ShowDeviceWhy", "nobody", 0, NULL))) {
-        assert_true(cw_mono_ms() < until_ms);
-        turn();
-    }
-    json_decref(body);
+    await_daemon();
     return 0;
 }
 
@@ -375,18 +382,23 @@ static void a_report_becomes_shadow_history_and_event(void **state)
         event_of(CAUSEWAY__EVENT_KIND__EVENT_PROPERTY_REPORT, "dev-a", 1)->request_id, "mine");
 }
 
+static void report_luminance(const char *id, int64_t key, int from, int to)
+{
+    char body[128];
+    for (int i = from; i < to; i++) {
+        snprintf(body, sizeof body,
+                 "{\"services\":[{\"service_id\":\"Pump\",\"properties\":{\"luminance\":%d}}]}", i);
+        report(id, key, body);
+    }
+}
+
 static void history_is_paged_newest_first(void **state)
 {
     static const char *page1[] = { "limit", "4", NULL };
     const char *page2[] = { "limit", "50", "marker", NULL, NULL };
     int64_t key = new_device("dev-p");
-    char body[128];
     (void)state;
-    for (int i = 0; i < 10; i++) {
-        snprintf(body, sizeof body,
-                 "{\"services\":[{\"service_id\":\"Pump\",\"properties\":{\"luminance\":%d}}]}", i);
-        report("dev-p", key, body);
-    }
+    report_luminance("dev-p", key, 0, 10);
     json_decref(await("ListDeviceHistory", "dev-p", "\\\"luminance\\\":9", NULL));
     json_t *first = ask("ListDeviceHistory", "dev-p", 200, page1);
     assert_int_equal(json_array_size(json_object_get(first, "reports")), 4);
@@ -408,6 +420,40 @@ static void history_is_paged_newest_first(void **state)
     json_t *refused = ask("ListDeviceHistory", "dev-p", 400, bad);
     assert_string_equal(text_at(refused, "error_code"), "IOTDA.000010");
     json_decref(refused);
+}
+
+static void a_clock_that_jumps_keeps_the_order_of_history(void **state)
+{
+    static const char *page[] = { "limit", "50", NULL };
+    int64_t key = new_device("dev-t"), off_ms[] = { 0, -3600000, -60000, 3600000, 0 };
+    (void)state;
+    for (int i = 0; i < (int)CW_ARRAY_LEN(off_ms); i++) {
+        char last[32];
+        clock_off_ms = off_ms[i];
+        report_luminance("dev-t", key, 2 * i, 2 * i + 2);
+        snprintf(last, sizeof last, "\\\"luminance\\\":%d}", 2 * i + 1);
+        json_decref(await("ListDeviceHistory", "dev-t", last, NULL));
+        if (i != 1)
+            continue;
+        kill(daemon_pid, SIGKILL); /* what it knew of the device's last record is gone */
+        waitpid(daemon_pid, NULL, 0);
+        start_daemon();
+        await_daemon();
+    }
+    clock_off_ms = 0;
+    json_t *all = ask("ListDeviceHistory", "dev-t", 200, page);
+    assert_int_equal(json_array_size(json_object_get(all, "reports")), 10);
+    for (int i = 0; i < 10; i++) {
+        char at[32], want[32];
+        snprintf(at, sizeof at, "reports.%d.body", i);
+        snprintf(want, sizeof want, "\"luminance\":%d}", 9 - i);
+        assert_non_null(strstr(text_at(all, at), want));
+    }
+    json_decref(all);
+    assert_string_equal(
+        ask_sql("SELECT (max(received_ms) < extract(epoch FROM now()) * 1000 + 10001)"
+                "::text FROM data.history"),
+        "true");
 }
 
 static void a_misspelt_property_is_forwarded_and_explained(void **state)
@@ -630,6 +676,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_report_becomes_shadow_history_and_event),
         cmocka_unit_test(history_is_paged_newest_first),
+        cmocka_unit_test(a_clock_that_jumps_keeps_the_order_of_history),
         cmocka_unit_test(a_misspelt_property_is_forwarded_and_explained),
         cmocka_unit_test(what_cannot_be_read_is_refused_between_good_reports),
         cmocka_unit_test(messages_of_any_bytes_are_kept_and_stated),
