@@ -39,7 +39,7 @@ def make_secrets(table):
             once(name, lambda: derive(master, name.removeprefix("key.")))
     for role in ["postgres"] + [row["role"] for row in table.values() if "role" in row]:
         once(f"db.{role}", lambda: secrets.token_hex(24))
-    for name in table:
+    for name in [*table, "guard"]:
         # a letter first: nats-server takes what looks like a number for one
         once(f"nats.{name}", lambda: "n" + secrets.token_hex(24))
 

@@ -1,4 +1,5 @@
 """The private PostgreSQL cluster and nats-server of one platform."""
+import hashlib
 import json
 import os
 import pwd
@@ -15,6 +16,7 @@ from .layout import DATABASE, LOCAL, PG_BIN, PG_DATA, REPO, RUN, VAR, Wrong, por
 AS_ROOT = os.geteuid() == 0
 HBA = f"host all all {LOCAL}/32 scram-sha-256\n"
 ELSEWHERE = Path("/var/lib/postgresql")
+GUARD = {"guard": {"publish": "$JS.API.STREAM.NAMES $JS.API.STREAM.INFO.*", "subscribe": "_INBOX.guard.*"}}
 
 
 def as_postgres(*argv):
@@ -96,13 +98,21 @@ def put_nats(table):
         "server_name": "causeway",
         "max_payload": 8 << 20,
         "jetstream": {"store_dir": str(VAR / "nats")},
-        "authorization": {"users": [nats_user(name, row) for name, row in table.items()]},
+        "authorization": {"users": [nats_user(name, row) for name, row in (table | GUARD).items()]},
     }
     text = json.dumps(conf, indent=1)  # its configuration language takes JSON
     path = RUN / "nats.conf"
     changed = not path.exists() or path.read_text() != text
     write_private(path, text)
     return supervise.put("nats", ["nats-server", "-c", path], {}, changed=changed)
+
+
+def put_guard():
+    text = (REPO / "scripts" / "guard").read_bytes()
+    env = {"CAUSEWAY_VAR": str(VAR), "VERSION": hashlib.sha256(text).hexdigest()}
+    if "CAUSEWAY_PORT_BASE" in os.environ:
+        env["CAUSEWAY_PORT_BASE"] = os.environ["CAUSEWAY_PORT_BASE"]
+    return supervise.put("guard", ["/usr/bin/python3", REPO / "scripts" / "guard"], env)
 
 
 def accepts(port):

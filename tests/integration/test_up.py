@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from platform_under_test import BUILD, DAEMONS, ROOT
+from waiting import wait_until
 
 SETTING = re.compile(r"^([A-Z][A-Z0-9_]*) *=", re.M)
 
@@ -49,7 +50,7 @@ def test_a_daemon_gets_the_secrets_of_no_other(platform):
         for name, value in secrets.items():
             if value in environment:
                 holders[name].append(daemon)
-    assert holders.pop("master.key") == holders.pop("db.postgres") == []
+    assert holders.pop("master.key") == holders.pop("db.postgres") == holders.pop("nats.guard") == []
     assert sorted(holders.pop("key.token")) == ["identity", "rest-gateway"]
     assert sorted(holders.pop("key.seal.push")) == ["push-notifier", "rule-engine"]
     assert all(len(found) == 1 for found in holders.values()), holders
@@ -100,6 +101,18 @@ def test_a_daemon_that_does_not_start_is_named_with_its_last_words(own_platform)
     assert "identity.1 is not ready" not in said.stdout
     os.remove(f"{platform.var}/etc/push-notifier")
     platform.start()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name, log", [("nats-server", "nats"), ("rule-engine", "rule-engine.1")])
+def test_what_hangs_is_ended_and_starts_again(own_platform, name, log):
+    platform = own_platform()
+    hung = platform.processes(name)
+    os.kill(hung[0], signal.SIGSTOP)
+    wait_until(lambda: platform.processes(name) not in ([], hung), 30, 0.1, f"{name} is started again")
+    with open(f"{platform.var}/log/guard/current") as said:
+        assert f"{log}: process {hung[0]} answers nothing" in said.read()
+    wait_until(lambda: run("status", platform.environment).returncode == 0, 30, 0.2, "all are well")
 
 
 @pytest.mark.long
