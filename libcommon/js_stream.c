@@ -10,6 +10,7 @@
 #include <event2/event.h>
 
 #include "libcommon/bus.h"
+#include "libcommon/ids.h"
 #include "libcommon/json.h"
 #include "libcommon/log.h"
 #include "libcommon/service.h"
@@ -116,11 +117,14 @@ static void ask(struct js_call *c, enum step step, const char *body);
 static void create(struct js_call *c)
 {
     int64_t bytes = cw_app_log_bytes(c->app) * (strcmp(c->log, CW_LOG_UPLINK) == 0 ? 2 : 1);
-    char *body = cw_sprintf("{\"name\":\"%s\",\"subjects\":[\"%s\"],\"retention\":\"limits\","
+    char id[33];
+    cw_random_hex(id, sizeof id - 1);
+    char *body = cw_sprintf("{\"name\":\"%s\",\"description\":\"%s\",\"subjects\":[\"%s\"],"
+                            "\"retention\":\"limits\","
                             "\"storage\":\"file\",\"discard\":\"new\",\"max_bytes\":%" PRId64 ","
                             "\"num_replicas\":1,\"allow_direct\":true,"
                             "\"duplicate_window\":120000000000}",
-                            c->stream, c->subjects, bytes);
+                            c->stream, id, c->subjects, bytes);
     cw_log(CW_INFO, "stream_create", "stream=%s max_bytes=%" PRId64, c->stream, bytes);
     ask(c, CREATE, body);
     free(body);
@@ -134,6 +138,9 @@ static void got_info(struct js_call *c, json_t *root)
         .last_seq = (uint64_t)json_integer_value(json_object_get(state, "last_seq")),
     };
     const char *created = cw_json_text(root, "created");
+    const char *id = cw_json_text(json_object_get(root, "config"), "description");
+    if (created && id && *id)
+        created = id;
     snprintf(info.created, sizeof info.created, "%s", created ? created : "");
     json_decref(root);
     give(c, created ? 0 : -EBADMSG, &info, 0);
@@ -175,7 +182,7 @@ static void on_answer(int rc, const struct cw_bus_msg *msg, void *arg)
     json_t *root = parse(msg->data, msg->len, &rc);
     if (rc == JS_NO_STREAM && c->step == INFO && c->may_create)
         create(c);
-    else if (rc == JS_NAME_IN_USE && c->step == CREATE) /* somebody was faster, with other limits */
+    else if (rc == JS_NAME_IN_USE && c->step == CREATE) /* somebody was faster */
         ask(c, INFO, "");
     else if (!root)
         give(c, rc, NULL, 0);

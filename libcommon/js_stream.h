@@ -21,7 +21,9 @@ enum {
 };
 
 struct js_info {
-    char created[64]; /* as the server writes it; tells one stream of a name from the next */
+    char created[64]; /* tells one stream of a name from the next: a random description that it
+                         gets when it is made; without one, the server's time of its creation,
+                         which nats-server 2.9 alters when a stream's limits are changed */
     uint64_t first_seq, last_seq;
 };
 

@@ -328,6 +328,45 @@ static void a_purge_takes_only_what_lies_below(void **state)
     }
 }
 
+static void on_updated(int rc, const struct cw_bus_msg *msg, void *arg)
+{
+    int *updated = arg;
+    *updated = rc == 0 && memmem(msg->data, msg->len, "\"error\"", 7) ? -EPROTO : rc;
+}
+
+/* What a position was taken in is known again after the limits were changed by hand:
+ * nats-server 2.9 writes the time of its own start for the stream's then. */
+static void a_stream_stays_itself_when_its_limits_change(void **state)
+{
+    (void)state;
+    struct js_info first = { 0 }, now = { 0 };
+    append(0, 1, 10);
+    UNTIL(stored == 1);
+    js_stream_info(&app, CW_LOG_UPLINK, 0, on_info, &first);
+    UNTIL(first.last_seq == 1);
+    server_kill(&nats);
+    nats_run(&nats);
+    append(0, 2, 10);
+    UNTIL(stored == 2);
+    char *update = cw_sprintf("{\"name\":\"UPLINK_0\",\"description\":\"%s\",\"subjects\":"
+                              "[\"uplink.0\"],\"discard\":\"new\",\"max_bytes\":100000,"
+                              "\"storage\":\"file\",\"allow_direct\":true}",
+                              first.created);
+    int updated = 1;
+    cw_bus_request(app.bus, "$JS.API.STREAM.UPDATE.UPLINK_0", update, strlen(update), 2000,
+                   on_updated, &updated);
+    UNTIL(updated <= 0);
+    assert_int_equal(updated, 0);
+    free(update);
+    server_kill(&nats);
+    nats_run(&nats);
+    append(0, 3, 10);
+    UNTIL(stored == 3);
+    js_stream_info(&app, CW_LOG_UPLINK, 0, on_info, &now);
+    UNTIL(now.last_seq == 3);
+    assert_string_equal(now.created, first.created);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -339,6 +378,7 @@ int main(void)
         T(in_doubt_for_a_minute_everything_of_the_partition_is_given_up),
         T(closing_cancels_what_is_not_confirmed),
         T(a_purge_takes_only_what_lies_below),
+        T(a_stream_stays_itself_when_its_limits_change),
         T(notices_of_a_second_are_one_record),
         T(notices_are_bounded),
     };
