@@ -50,6 +50,7 @@ void item_unlink(struct item *it)
 void item_close(struct partition *p, struct item *it)
 {
     TAILQ_REMOVE(&p->open, it, in_partition);
+    it->lane->action->open--;
     p->n_open--;
     p->open_bytes -= it->push->body.len;
 }

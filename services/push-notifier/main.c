@@ -23,7 +23,7 @@ static const struct cw_option options[] = {
       "failures in a row that block a target (host:port)" },
     { "PUSH_PROBE", CW_OPT_MS, "180s", 10, 86400000, AT(probe_ms), "tries of a blocked target" },
     { "PUSH_PARK", CW_OPT_MS, "1s", 0, 60000, AT(park_ms),
-      "what is unfinished after this goes to the table" },
+      "what is unfinished after this goes to the table, unless its application keeps pace" },
     { "PUSH_EXPIRE", CW_OPT_MS, "86399s", 100, 864000000, AT(expire_ms),
       "what is parked longer is given up" },
     { "PUSH_BACKLOG", CW_OPT_BYTES, "1G", 1024, INT64_MAX, AT(backlog_bytes),

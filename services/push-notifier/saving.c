@@ -5,15 +5,26 @@
 
 #define SAVE_ITEMS_MAX 2048
 #define SAVE_BYTES_MAX (4U << 20)
+#define PACE_S         5
+#define PATIENCE       10 /* times park_ms */
 
 /* ---- saving */
 
+/* All that is open of the action will be delivered within seconds, judged by the last one. */
+static bool keeps_pace(struct action *a, int64_t now_ms)
+{
+    action_second(a, now_ms);
+    size_t rate = a->delivered > a->delivered_before ? a->delivered : a->delivered_before;
+    return a->open <= PACE_S * rate;
+}
+
 static bool to_be_parked(struct partition *p, const struct item *it, int64_t now_ms)
 {
-    const struct target *t = it->lane->action->target;
-    if (it->lane->parked > 0 || p->closing)
+    struct action *a = it->lane->action;
+    int64_t age_ms = now_ms - it->arrived_ms, park_ms = p->window->limits.park_ms;
+    if (it->lane->parked > 0 || p->closing || (a->target && a->target->blocked))
         return true;
-    return (t && t->blocked) || now_ms - it->arrived_ms >= p->window->limits.park_ms;
+    return age_ms >= PATIENCE * park_ms || (age_ms >= park_ms && !keeps_pace(a, now_ms));
 }
 
 /* From here on the item is a row; unless it is in flight, the table alone has it. */

@@ -190,6 +190,8 @@ void window_answered(struct item *it, bool delivered, int64_t now_ms)
             unblock(w, t, now_ms);
         l->told = false;
         l->due_ms = 0;
+        action_second(l->action, now_ms);
+        l->action->delivered++;
         item_finish(it, OUT_DELIVERED);
     } else {
         failed(w, it, t, now_ms);
@@ -255,6 +257,16 @@ void window_loaded(struct lane *l, const struct loaded_row *rows, size_t n, bool
 }
 
 /* ---- actions */
+
+void action_second(struct action *a, int64_t now_ms)
+{
+    int64_t second = now_ms / 1000;
+    if (second == a->second)
+        return;
+    a->delivered_before = second == a->second + 1 ? a->delivered : 0;
+    a->delivered = 0;
+    a->second = second;
+}
 
 struct action *window_find_action(const struct window *w, const char *id)
 {

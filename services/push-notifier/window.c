@@ -68,6 +68,8 @@ void window_close(struct window *w, uint32_t number)
     struct record *rec;
     if (!p)
         return;
+    TAILQ_FOREACH(it, &p->open, in_partition)
+    it->lane->action->open--;
     HASH_ITER(hh, p->lanes, l, tmp)
     lane_discard(w, l);
     while ((it = TAILQ_FIRST(&p->open))) {
@@ -110,6 +112,7 @@ static void take_item(struct partition *p, struct record *rec, uint32_t idx, int
         .lane = l, .record = rec, .push = push, .seq = rec->seq, .idx = idx, .arrived_ms = now_ms
     };
     TAILQ_INSERT_TAIL(&p->open, it, in_partition);
+    l->action->open++;
     p->n_open++;
     p->open_bytes += push->body.len;
     if (l->parked > 0) { /* behind them, in the table */

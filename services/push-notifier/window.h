@@ -4,6 +4,9 @@
  * target is a host:port; a lane waits in its target's queue until there is a free slot. A partition
  * is a window onto the log: its position is the lowest record that has an item neither finished nor
  * parked. Parked items are rows of push.backlog; a lane with parked items sends from there first.
+ * An item is parked once it is park_ms old, unless its action keeps pace: to park costs more than
+ * to deliver, and what is merely busy would be busier for it. At ten times park_ms it is parked
+ * anyway.
  *
  * Time comes in with each call. What has to be done outside is asked for by ops; answers come back
  * by window_answered(), window_loaded(), window_action(), window_saved(), never from inside an op.
@@ -74,6 +77,9 @@ struct action {
     struct target *target; /* NULL: not known yet */
     LIST_HEAD(, lane) lanes;
     int64_t used_ms;
+    size_t open;                        /* items that are no rows */
+    size_t delivered, delivered_before; /* in this second, and in the one before */
+    int64_t second;
     void *detail; /* of whoever sends */
 };
 

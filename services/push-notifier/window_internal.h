@@ -48,6 +48,8 @@ void item_finish(struct item *it, enum outcome how);
 void window_pump(struct window *w, int64_t now_ms);
 /* The row is already among what the next save deletes. */
 bool row_ends(const struct partition *p, uint64_t seq, uint32_t idx);
+/* Its counts of deliveries are those of this second and of the one before. */
+void action_second(struct action *a, int64_t now_ms);
 /* Actions that no lane uses are forgotten after a minute. */
 void drop_unused_actions(struct window *w, int64_t now_ms);
 
