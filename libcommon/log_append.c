@@ -63,6 +63,7 @@ struct cw_log_append {
     struct cw_buf header; /* field 1 of each batch */
     uint32_t n_parts;
     struct part *parts;
+    struct event *tick; /* of all partitions: their batches leave, and are read, together */
     void (*watch)(uint32_t partition, bool blocked, void *arg);
     void *watch_arg;
     struct cw_metric *m_appends, *m_bytes, *m_records, *m_repeats, *m_given_up, *m_confirm;
@@ -181,14 +182,21 @@ static void load_flight(struct part *p)
     p->doubt_ms = 0;
 }
 
+static void await_tick(struct cw_log_append *l, int64_t now_ms)
+{
+    struct timeval t = { 0, (LINGER_MS - now_ms % LINGER_MS) * 1000 };
+    if (!evtimer_pending(l->tick, NULL))
+        evtimer_add(l->tick, &t);
+}
+
 static void try_send(struct part *p)
 {
-    int64_t since_ms = cw_mono_ms() - p->started_ms;
     if (p->n_flying || !p->n_records || !p->stream_ready ||
         !cw_bus_connected(cw_app_bus(p->l->app)))
         return;
-    if (waiting_bytes(p) < LINGER_BYTES && p->started_ms && since_ms < LINGER_MS) {
-        arm(p, LINGER_MS - since_ms);
+    int64_t now_ms = cw_mono_ms();
+    if (waiting_bytes(p) < LINGER_BYTES && now_ms / LINGER_MS == p->started_ms / LINGER_MS) {
+        await_tick(p->l, now_ms);
         return;
     }
     load_flight(p);
@@ -281,6 +289,14 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
         try_send(p);
 }
 
+static void on_tick(evutil_socket_t fd, short what, void *arg)
+{
+    struct cw_log_append *l = arg;
+    (void)fd, (void)what;
+    for (uint32_t i = 0; i < l->n_parts; i++)
+        try_send(&l->parts[i]);
+}
+
 static void on_bus(bool connected, void *arg)
 {
     struct cw_log_append *l = arg;
@@ -335,6 +351,7 @@ struct cw_log_append *cw_log_append_open(struct cw_app *app, const char *log)
     l->m_repeats = cw_counter("causeway_log_repeats_total", text, "batches sent again");
     l->m_given_up = cw_counter("causeway_log_in_doubt_total", text, "records given up in doubt");
     l->m_confirm = cw_histogram_ms("causeway_log_confirm_ms", text, "from sending to stored");
+    l->tick = evtimer_new(cw_app_base(app), on_tick, l);
     l->n_parts = cw_app_partitions(app);
     l->parts = cw_calloc(l->n_parts, sizeof *l->parts);
     for (uint32_t i = 0; i < l->n_parts; i++)
@@ -406,6 +423,7 @@ void cw_log_append_close(struct cw_log_append **at)
     cw_bus_unwatch(cw_app_bus(l->app), on_bus, l);
     for (uint32_t i = 0; i < l->n_parts; i++)
         part_close(&l->parts[i]);
+    event_free(l->tick);
     cw_buf_free(&l->header);
     free(l->parts);
     free(l);

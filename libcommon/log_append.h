@@ -2,9 +2,11 @@
  * UPLINK.
  *
  * One append is in flight per partition; the same bytes go out until they are confirmed. A batch
- * leaves when the last is confirmed and 4 ms have passed since it started or 64 KB wait, and closes
- * at 256 KB; a larger record goes alone. Header Cw-Batch: <instance>.<p>.<n>, n counting from 1 in
- * each boot, lets the reader drop a repeat. A message is an UplinkBatch. Loop thread only. */
+ * leaves when the last is confirmed and the clock has passed a multiple of 4 ms since it started
+ * (the same moments for all partitions: they are written, and read, together) or 64 KB wait, and
+ * closes at 256 KB; a larger record goes alone. Header Cw-Batch: <instance>.<p>.<n>, n counting
+ * from 1 in each boot, lets the reader drop a repeat. A message is an UplinkBatch. Loop thread
+ * only. */
 #pragma once
 
 #include "libcommon/util.h"
