@@ -146,7 +146,7 @@ static void send_flight(struct part *p)
     js_subject(subject, sizeof subject, l->log, p->index, NULL);
     snprintf(reply, sizeof reply, "%s.%" PRIu64, p->inbox, p->n);
     snprintf(batch, sizeof batch, "%s.%u.%" PRIu64, l->writer, p->index, p->n);
-    const struct cw_header headers[] = { { "Cw-Batch", batch }, { "Nats-Msg-Id", batch } };
+    const struct cw_header headers[] = { { "Cw-Batch", batch } };
     int rc = cw_bus_publish_headers(cw_app_bus(l->app), subject, reply, headers,
                                     CW_ARRAY_LEN(headers), p->flight.data, p->flight.len);
     if (!p->doubt_ms)
