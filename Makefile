@@ -18,6 +18,7 @@ PACKAGES := libpq libprotobuf-c libcrypto jansson libevent libevent_pthreads lib
 PKG_CFLAGS = $(shell pkg-config --cflags $(PACKAGES))
 LIBS      = -Wl,--as-needed $(shell pkg-config --libs $(PACKAGES)) -lpthread
 UNIT     := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c))
+FUZZ_SHORT := $(patsubst tests/fuzz/fuzz_%.c,$(BUILD)/tests/test_fuzz_%,$(wildcard tests/fuzz/fuzz_*.c))
 SOURCES  := $(wildcard libcommon/*.[ch] proto/*.h services/*/*.[ch] tests/*/*.[ch] tests/load/swarm/*.[ch])
 
 DAEMONS  := $(notdir $(wildcard services/*))
@@ -27,8 +28,8 @@ MEASURE_OBJ := $(BUILD)/tests/load/measure.o $(BUILD)/tests/load/options.o
 SIM_OBJ   := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/simulator/*.c))
 TOOLS     := $(addprefix $(BUILD)/bin/,swarm sink caller simulator)
 
-.PHONY: all bootstrap up down status demo bench fault fuzz fuzzers test test-unit test-integration asan format format-check lint clean
-all: $(BUILD)/libcommon.a $(UNIT) $(DAEMON_BINS) $(TOOLS)
+.PHONY: all bootstrap up down status demo bench fault fuzz fuzzers test test-unit test-integration asan tsan valgrind format format-check lint clean
+all: $(BUILD)/libcommon.a $(UNIT) $(FUZZ_SHORT) $(DAEMON_BINS) $(TOOLS)
 
 bootstrap:
 	@scripts/bootstrap
@@ -69,6 +70,12 @@ $(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $$(call linked,tests/unit/$$*.c) $(BUI
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(SAN) $^ -lcmocka $(LIBS) -o $@
+
+$(FUZZ_SHORT): $(BUILD)/tests/test_fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/tests/fuzz/short.o \
+    $$(call linked,tests/fuzz/fuzz_$$*.c) $(BUILD)/libcommon.a
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(SAN) $^ $(LIBS) -o $@
 
 $(DAEMON_BINS): $(BUILD)/bin/%: $$(call objects,$$*) $(BUILD)/libcommon.a
 	@mkdir -p $(@D)
@@ -144,6 +151,18 @@ fuzz:
 asan:
 	@$(MAKE) --no-print-directory test BUILD=build-asan SAN="-fsanitize=address,undefined -fno-sanitize-recover=all"
 
+# Data races where library threads meet ours: the bus, the logs on it, the resolver of the HTTP client.
+TSAN_UNITS := $(patsubst tests/unit/%.c,build-tsan/tests/%,$(wildcard tests/unit/test_bus.c tests/unit/test_log*.c tests/unit/test_http_client.c))
+tsan: bootstrap
+	@$(MAKE) --no-print-directory -j"$$(nproc)" BUILD=build-tsan SAN=-fsanitize=thread $(TSAN_UNITS)
+	@BUILD=build-tsan tests/run unit
+
+# Leaks and what was never written, in the unit tests.
+valgrind:
+	@EXTRA=valgrind scripts/bootstrap
+	@$(MAKE) --no-print-directory -j"$$(nproc)" all
+	@BUILD=$(BUILD) WRAP="valgrind -q --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite --error-exitcode=9" tests/run unit
+
 format:
 	clang-format -i $(SOURCES)
 
@@ -157,6 +176,6 @@ lint: $(PROTO_C) $(ROUTES_C)
 	    -I. -I$(BUILD)/gen $(PKG_CFLAGS) 2>/dev/null || { echo "lint: $$1" >&2; exit 1; }' lint '{}'
 
 clean:
-	rm -rf build build-asan build-fuzz
+	rm -rf build build-asan build-fuzz build-tsan
 
 -include $(shell find $(BUILD) -name "*.d" 2>/dev/null)

@@ -21,6 +21,7 @@ struct session;
 struct listeners;
 struct auth;
 struct peers;
+struct takeover;
 
 struct gateway_settings {
     char *bind, *tls_cert, *tls_key;
@@ -37,6 +38,7 @@ struct gateway_metrics {
 
 LIST_HEAD(conn_list, conn);
 LIST_HEAD(session_list, session);
+LIST_HEAD(takeover_list, takeover);
 
 struct gateway {
     struct gateway_settings set;
@@ -55,6 +57,7 @@ struct gateway {
     struct conn_list conns, dirty, dead;
     struct session *by_key, *by_no; /* uthash: those that live; all that are not yet forgotten */
     struct session_list *held;      /* by partition: not read, since it is blocked */
+    struct takeover_list takeovers; /* those that outlived their session, too */
     unsigned n_conns, n_sessions;
     int64_t awake_ms; /* when the loop was last seen to run */
     bool draining, stopping;

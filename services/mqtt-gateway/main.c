@@ -11,6 +11,7 @@
 #include "services/mqtt-gateway/listener.h"
 #include "services/mqtt-gateway/peers.h"
 #include "services/mqtt-gateway/session.h"
+#include "services/mqtt-gateway/takeover.h"
 
 #define DRAIN_LOOK_MS 10
 #define HOLD          "sessions"
@@ -182,6 +183,7 @@ static void gateway_stop(void *self)
     conns_free(gw);
     cw_log_append_close(&gw->uplink);
     sessions_close(gw);
+    takeovers_close(gw);
     auth_close(gw);
     peers_close(gw);
     cw_bus_unsubscribe(&gw->downlinks);

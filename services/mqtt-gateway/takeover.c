@@ -10,6 +10,7 @@
 #define LOOK_MS 100 /* how often a gateway that nobody serves is looked at again */
 
 struct takeover {
+    LIST_ENTRY(takeover) link;
     struct session *session; /* NULL: gone */
     struct gateway *gw;
     struct cw_bus_request *request; /* NULL: answered, or never sent */
@@ -23,6 +24,7 @@ static void finish(struct takeover *t, const char *how)
     struct session *s = t->session;
     cw_bus_request_cancel(&t->request);
     event_free(t->timer);
+    LIST_REMOVE(t, link);
     if (s) {
         cw_log(CW_DEBUG, "takeover", "device=%s from=%s how=%s", s->device_id, t->old_gateway, how);
         s->takeover = NULL;
@@ -95,6 +97,7 @@ void takeover_begin(struct session *s, const char *old_gateway, int64_t old_sess
     struct close_request r;
     t->session = s;
     t->gw = s->gw;
+    LIST_INSERT_HEAD(&s->gw->takeovers, t, link);
     t->until_ms = cw_mono_ms() + s->gw->set.takeover_ms;
     t->timer = evtimer_new(s->gw->base, on_look, t);
     snprintf(t->old_gateway, sizeof t->old_gateway, "%s", old_gateway);
@@ -109,9 +112,12 @@ void takeover_forget(struct session *s)
 {
     struct takeover *t = s->takeover;
     s->takeover = NULL;
-    if (!t)
-        return;
-    t->session = NULL;
-    if (t->gw->stopping)
+    if (t)
+        t->session = NULL;
+}
+
+void takeovers_close(struct gateway *gw)
+{
+    for (struct takeover *t; (t = LIST_FIRST(&gw->takeovers));)
         finish(t, "end");
 }
