@@ -11,6 +11,7 @@
 #define BATCH_MAX    256
 #define PASSWORD_MAX 256
 #define BATCH_MS     2
+#define ASKED_MAX    4 /* a storm waits here, in order, and does not pile up at the registry */
 #define AWAY         3 /* CONNACK: the platform is unavailable */
 #define DENIED       5 /* the highest code that MQTT 3.1.1 knows */
 
@@ -22,16 +23,20 @@ struct auth_entry {
 };
 
 struct batch {
+    TAILQ_ENTRY(batch) link; /* while it waits */
     struct auth *auth;
+    int64_t since_ms;
     size_t n;
     struct auth_entry *entries[BATCH_MAX];
 };
 
 struct auth {
     struct gateway *gw;
-    struct batch *next;  /* being filled */
-    struct event *timer; /* pending while the last batch is younger than BATCH_MS */
-    unsigned waiting;
+    TAILQ_HEAD(batches, batch) queue; /* not asked yet; the last is being filled */
+    struct event *late;               /* when the first of the queue has waited for too long */
+    struct event *timer;              /* pending while the last asked is younger than BATCH_MS */
+    unsigned asked;                   /* batches on their way */
+    unsigned waiting;                 /* CONNECTs without an answer */
 };
 
 static void entry_free(struct auth_entry *e)
@@ -80,6 +85,7 @@ static void finish(struct auth *a, struct auth_entry *e, const Causeway__Session
         session_open(a->gw, r, &e->open, c);
     }
     a->waiting--;
+    cw_metric_set(a->gw->m.logins_waiting, a->waiting);
     entry_free(e);
 }
 
@@ -90,12 +96,16 @@ static void finish_batch(struct batch *b, const Causeway__SessionOpenReply *repl
     free(b);
 }
 
+static void ask_next(struct auth *a);
+
 static void on_reply(int rc, const struct cw_bus_msg *msg, void *arg)
 {
     static struct cw_log_gate gate;
     struct batch *b = arg;
+    struct auth *a = b->auth;
     Causeway__SessionOpenReply *reply = NULL;
-    gateway_awake(b->auth->gw);
+    gateway_awake(a->gw);
+    a->asked--;
     if (rc == 0)
         reply = causeway__session_open_reply__unpack(NULL, msg->len, msg->data);
     if (!reply || reply->n_results != b->n)
@@ -104,16 +114,15 @@ static void on_reply(int rc, const struct cw_bus_msg *msg, void *arg)
     finish_batch(b, reply && reply->n_results == b->n ? reply : NULL);
     if (reply)
         causeway__session_open_reply__free_unpacked(reply, NULL);
+    ask_next(a);
 }
 
-static void send_batch(struct auth *a)
+static void send_batch(struct auth *a, struct batch *b)
 {
     static const struct timeval gap = { 0, BATCH_MS * 1000L };
     struct gateway *gw = a->gw;
-    struct batch *b = a->next;
     Causeway__SessionOpen *opens[BATCH_MAX];
     Causeway__SessionOpenBatch msg = CAUSEWAY__SESSION_OPEN_BATCH__INIT;
-    a->next = NULL;
     for (size_t i = 0; i < b->n; i++)
         opens[i] = &b->entries[i]->open;
     msg.gateway = (char *)cw_app_instance(gw->app);
@@ -124,8 +133,11 @@ static void send_batch(struct auth *a)
     uint8_t *packed = cw_malloc(len);
     causeway__session_open_batch__pack(&msg, packed);
     evtimer_add(a->timer, &gap);
-    if (!cw_bus_request(gw->bus, SUBJECT, packed, len, gw->set.auth_ms, on_reply, b))
+    a->asked++;
+    if (!cw_bus_request(gw->bus, SUBJECT, packed, len, gw->set.auth_ms, on_reply, b)) {
+        a->asked--;
         finish_batch(b, NULL);
+    }
     explicit_bzero(packed, len);
     free(packed);
 }
@@ -135,8 +147,41 @@ static void on_gap_over(evutil_socket_t fd, short what, void *arg)
     struct auth *a = arg;
     (void)fd, (void)what;
     gateway_awake(a->gw);
-    if (a->next)
-        send_batch(a);
+    ask_next(a);
+}
+
+/* Half its time has gone: the registry would answer too late, the device better comes again. */
+static bool is_late(const struct auth *a, const struct batch *b)
+{
+    return cw_mono_ms() - b->since_ms >= a->gw->set.auth_ms / 2;
+}
+
+/* All ways to the registry are taken, and nobody knows whether it answers. */
+static void watch_first(struct auth *a, const struct batch *b)
+{
+    int64_t wait_ms = b->since_ms + a->gw->set.auth_ms / 2 - cw_mono_ms();
+    struct timeval wait = { wait_ms / 1000, wait_ms % 1000 * 1000 };
+    if (!evtimer_pending(a->late, NULL))
+        evtimer_add(a->late, &wait);
+}
+
+static void ask_next(struct auth *a)
+{
+    for (struct batch *b; (b = TAILQ_FIRST(&a->queue));) {
+        bool late = is_late(a, b);
+        if (!late && a->asked >= ASKED_MAX) {
+            watch_first(a, b);
+            return;
+        }
+        if (!late && b->n < BATCH_MAX && evtimer_pending(a->timer, NULL))
+            return;
+        TAILQ_REMOVE(&a->queue, b, link);
+        if (late) {
+            cw_metric_add(a->gw->m.logins_late, (int64_t)b->n);
+            finish_batch(b, NULL);
+        } else
+            send_batch(a, b);
+    }
 }
 
 static struct auth_entry *entry_new(struct conn *c, const struct client_id *id,
@@ -163,14 +208,17 @@ static struct auth_entry *entry_new(struct conn *c, const struct client_id *id,
 void auth_ask(struct conn *c, const struct client_id *id, const struct packet_connect *connect)
 {
     struct auth *a = c->gw->auth;
-    if (!a->next) {
-        a->next = cw_calloc(1, sizeof *a->next);
-        a->next->auth = a;
+    struct batch *b = TAILQ_LAST(&a->queue, batches);
+    if (!b || b->n == BATCH_MAX) {
+        b = cw_calloc(1, sizeof *b);
+        b->auth = a;
+        b->since_ms = cw_mono_ms();
+        TAILQ_INSERT_TAIL(&a->queue, b, link);
     }
     a->waiting++;
-    c->auth = a->next->entries[a->next->n++] = entry_new(c, id, connect);
-    if (a->next->n == BATCH_MAX || !evtimer_pending(a->timer, NULL))
-        send_batch(a);
+    cw_metric_set(a->gw->m.logins_waiting, a->waiting);
+    c->auth = b->entries[b->n++] = entry_new(c, id, connect);
+    ask_next(a);
 }
 
 void auth_forget(struct conn *c)
@@ -186,7 +234,9 @@ void auth_open(struct gateway *gw)
 {
     gw->auth = cw_calloc(1, sizeof *gw->auth);
     gw->auth->gw = gw;
+    TAILQ_INIT(&gw->auth->queue);
     gw->auth->timer = evtimer_new(gw->base, on_gap_over, gw->auth);
+    gw->auth->late = evtimer_new(gw->base, on_gap_over, gw->auth);
 }
 
 /* The memory stays: batches on their way are answered when the bus closes, after this. */
@@ -195,7 +245,9 @@ void auth_close(struct gateway *gw)
     if (!gw->auth)
         return;
     event_free(gw->auth->timer);
-    if (gw->auth->next)
-        finish_batch(gw->auth->next, NULL);
-    gw->auth->next = NULL;
+    event_free(gw->auth->late);
+    for (struct batch *b; (b = TAILQ_FIRST(&gw->auth->queue));) {
+        TAILQ_REMOVE(&gw->auth->queue, b, link);
+        finish_batch(b, NULL);
+    }
 }

@@ -5,7 +5,10 @@
 #include "services/mqtt-gateway/packet.h"
 #include "services/mqtt-gateway/topic.h"
 
-/* A CONNECT is asked about at once; one within 2 ms after it waits for others, up to 256. */
+/* A CONNECT is asked about at once; one within 2 ms after it waits for others, up to 256. Four such
+ * batches are on their way at most: in a storm of logins the others wait here, in order. Whoever
+ * has waited for half of AUTH_LIMIT is told at once that the platform is unavailable (CONNACK 3).
+ */
 void auth_open(struct gateway *gw);
 /* At the end of the process: what is not asked yet is turned away. */
 void auth_close(struct gateway *gw);

@@ -203,6 +203,8 @@ void conn_end(struct conn *c, const char *cause)
     cw_log(CW_DEBUG, "connection_end", "state=%s cause=%s after_ms=%lld", conn_state_name(c->state),
            cause, (long long)(cw_mono_ms() - c->since_ms));
     conn_move(c, ON_GONE);
+    conn_count_pauses(c, c->pauses, -1);
+    c->pauses = 0;
     event_del(&c->read);
     event_del(&c->write);
     event_del(&c->timer);
@@ -248,6 +250,7 @@ static void free_dead(struct gateway *gw)
 
 void conns_later(struct gateway *gw)
 {
+    gw->handshake_us = 0;
     for (struct conn *c; (c = LIST_FIRST(&gw->dirty));) {
         LIST_REMOVE(c, dirty);
         c->is_dirty = false;

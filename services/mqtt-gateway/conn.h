@@ -88,6 +88,9 @@ void conn_pause(struct conn *c, unsigned reason);
 /* Without any reason left it is read again, and its silence begins anew: nobody listened. */
 void conn_resume(struct conn *c, unsigned reason);
 
+/* Counts pauses that begin or end, by their reasons, for /metrics. */
+void conn_count_pauses(struct conn *c, unsigned reasons, int delta);
+
 /* CONNECT has come and is being checked. */
 void conn_await(struct conn *c);
 /* CONNACK 0; the session hangs on the connection from now on. */

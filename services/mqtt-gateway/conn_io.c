@@ -1,20 +1,38 @@
 /* Bytes of a connection, in and out, and when they flow. */
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "services/mqtt-gateway/conn.h"
 #include "services/mqtt-gateway/rate.h"
 #include "services/mqtt-gateway/session.h"
 
-#define OUT_PAUSE_BYTES (64U << 10) /* a peer that does not read its answers is not read either */
-#define OUT_KEEP_BYTES  256         /* memory that an idle connection may keep */
+#define HANDSHAKE_TURN_US 4000
+#define OUT_PAUSE_BYTES   (64U << 10) /* a peer that does not read its answers is not read either */
+#define OUT_KEEP_BYTES    256         /* memory that an idle connection may keep */
 
 /* ---- reading */
 
+void conn_count_pauses(struct conn *c, unsigned reasons, int delta)
+{
+    static const uint8_t of[THROTTLES] = { [THROTTLE_RATE] = PAUSE_RATE,
+                                           [THROTTLE_BACKLOG] = PAUSE_BLOCKED,
+                                           [THROTTLE_OUTPUT] = PAUSE_OUTPUT };
+    for (int i = 0; i < THROTTLES; i++)
+        if (reasons & of[i]) {
+            cw_metric_add(c->gw->m.paused[i], delta);
+            cw_metric_add(c->gw->m.pauses[i], delta > 0);
+        }
+}
+
 void conn_pause(struct conn *c, unsigned reason)
 {
-    if (!c->pauses && c->state != CONN_CLOSED)
+    if (c->state == CONN_CLOSED)
+        return;
+    if (!c->pauses)
         event_del(&c->read);
+    if (!(c->pauses & reason))
+        conn_count_pauses(c, reason, 1);
     c->pauses |= (uint8_t)reason;
 }
 
@@ -23,6 +41,7 @@ void conn_resume(struct conn *c, unsigned reason)
     if (!(c->pauses & reason))
         return;
     c->pauses &= (uint8_t)~reason;
+    conn_count_pauses(c, reason, -1);
     if (c->pauses || !conn_listens(c->state))
         return;
     c->heard_ms = cw_mono_ms(); /* what came meanwhile waits in the socket */
@@ -96,17 +115,45 @@ static void read_some(struct conn *c)
     c->heard_ms = cw_mono_ms();
     rate_spend(&c->bytes_due_us, c->heard_ms * 1000, n, c->gw->set.bandwidth_bytes);
     take_bytes(c, c->gw->scratch, (size_t)n);
-    if (c->state == CONN_OPEN && rate_wait_ms(c->bytes_due_us, c->heard_ms * 1000))
+    if (c->state == CONN_OPEN && rate_wait_ms(c->bytes_due_us, c->heard_ms * 1000)) {
+        session_too_fast(c->session, true);
         conn_pause(c, PAUSE_RATE);
+    }
     if (!c->pauses && c->state == CONN_OPEN && socket_has_more(c))
         event_active(&c->read, EV_READ, 0);
     conn_arm(c);
 }
 
+/* A handshake costs as much as a hundred reports. In a storm of new connections those that are let
+ * in would wait behind all of it: so a turn of the loop does a few, the others come again in the
+ * next. */
+static bool handshake_put_off(struct gateway *gw)
+{
+    if (gw->handshake_us < HANDSHAKE_TURN_US)
+        return false;
+    cw_metric_add(gw->m.handshakes_put_off, 1);
+    return true;
+}
+
+static int handshake(struct conn *c, bool *wants_write)
+{
+    struct timespec from, to;
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    int rc = socket_secure(c, wants_write);
+    clock_gettime(CLOCK_MONOTONIC, &to);
+    if (c->gw->handshake_us == 0)
+        event_active(c->gw->later, 0, 0); /* ends the turn */
+    c->gw->handshake_us +=
+        1 + (to.tv_sec - from.tv_sec) * INT64_C(1000000) + (to.tv_nsec - from.tv_nsec) / 1000;
+    return rc;
+}
+
 static void secure(struct conn *c)
 {
     bool wants_write = false;
-    int rc = socket_secure(c, &wants_write);
+    if (handshake_put_off(c->gw))
+        return; /* its socket stays ready */
+    int rc = handshake(c, &wants_write);
     if (rc == 0) {
         conn_move(c, ON_SECURED);
         read_some(c);
@@ -175,6 +222,8 @@ void conn_on_writable(evutil_socket_t fd, short what, void *arg)
     (void)fd, (void)what;
     gateway_awake(c->gw);
     if (c->state == CONN_SECURING) {
+        if (handshake_put_off(c->gw))
+            return;
         event_del(&c->write);
         secure(c);
     } else

@@ -72,8 +72,10 @@ static void on_publish(struct conn *c, struct packet *p)
     int64_t now_us = c->heard_ms * 1000;
     rate_spend(&c->messages_due_us, now_us, 1, c->gw->set.rate);
     uplink_publish(s, &p->publish);
-    if (rate_wait_ms(c->messages_due_us, now_us))
+    if (rate_wait_ms(c->messages_due_us, now_us)) {
+        session_too_fast(s, false);
         conn_pause(c, PAUSE_RATE);
+    }
 }
 
 static void on_puback(struct conn *c, struct packet *p) { downlink_acked(c->session, p->id); }

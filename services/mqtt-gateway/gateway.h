@@ -30,14 +30,19 @@ struct gateway_settings {
     int64_t keep_alive_min_ms, keep_alive_max_ms;
 };
 
+/* Why a device is read more slowly than it sends. */
+enum throttle { THROTTLE_RATE, THROTTLE_BACKLOG, THROTTLE_OUTPUT, THROTTLES };
+
 /* received = appended + refused + in_flight + in_doubt, at any moment of one boot. */
 struct gateway_metrics {
     struct cw_metric *connections, *sessions, *accepted, *turned_away, *logins, *refused_logins;
-    struct cw_metric *received, *appended, *refused, *in_flight, *in_doubt, *ack_ms;
+    struct cw_metric *received, *appended, *refused, *in_flight, *in_doubt;
+    struct cw_metric *paused[THROTTLES], *pauses[THROTTLES]; /* now; so far */
+    struct cw_metric *logins_waiting, *logins_late, *handshakes_put_off;
 };
 
 LIST_HEAD(conn_list, conn);
-LIST_HEAD(session_list, session);
+TAILQ_HEAD(session_queue, session);
 LIST_HEAD(takeover_list, takeover);
 
 struct gateway {
@@ -56,10 +61,11 @@ struct gateway {
     struct event *drain_check; /* while draining */
     struct conn_list conns, dirty, dead;
     struct session *by_key, *by_no; /* uthash: those that live; all that are not yet forgotten */
-    struct session_list *held;      /* by partition: not read, since it is blocked */
+    struct session_queue *held;     /* by partition: not read, since it is blocked; longest first */
     struct takeover_list takeovers; /* those that outlived their session, too */
     unsigned n_conns, n_sessions;
-    int64_t awake_ms; /* when the loop was last seen to run */
+    int64_t awake_ms;     /* when the loop was last seen to run */
+    int64_t handshake_us; /* spent on TLS handshakes in this turn of the loop */
     bool draining, stopping;
     char *scratch; /* SCRATCH_BYTES for one read */
 };

@@ -88,6 +88,19 @@ void gateway_notice(struct gateway *gw, const struct cw_notice *notice)
         cw_notice(gw->notices, notice);
 }
 
+static void make_throttle_metrics(struct gateway_metrics *m)
+{
+    static const char *const reasons[THROTTLES] = { [THROTTLE_RATE] = "reason=\"rate\"",
+                                                    [THROTTLE_BACKLOG] = "reason=\"backlog\"",
+                                                    [THROTTLE_OUTPUT] = "reason=\"output\"" };
+    for (int i = 0; i < THROTTLES; i++) {
+        m->paused[i] = cw_gauge("causeway_gateway_throttled", reasons[i],
+                                "connections that are not read now, though they may send");
+        m->pauses[i] = cw_counter("causeway_gateway_throttled_total", reasons[i],
+                                  "times that a connection was not read for a while");
+    }
+}
+
 static void make_metrics(struct gateway_metrics *m)
 {
     m->connections = cw_gauge("causeway_gateway_connections", NULL, "open connections");
@@ -105,6 +118,13 @@ static void make_metrics(struct gateway_metrics *m)
     m->in_flight = cw_gauge("causeway_gateway_in_flight", NULL, "publishes not yet stored");
     m->in_doubt = cw_counter("causeway_gateway_in_doubt_total", NULL,
                              "publishes given up unconfirmed; never acknowledged");
+    m->logins_waiting = cw_gauge("causeway_gateway_logins_waiting", NULL,
+                                 "CONNECTs without an answer of the registry");
+    m->logins_late = cw_counter("causeway_gateway_logins_late_total", NULL,
+                                "CONNECTs turned away unasked: too many were before them");
+    m->handshakes_put_off = cw_counter("causeway_gateway_handshakes_put_off_total", NULL,
+                                       "TLS handshakes left to the next turn of the loop");
+    make_throttle_metrics(m);
 }
 
 static void on_later(evutil_socket_t fd, short what, void *arg)

@@ -8,7 +8,10 @@
 #include "services/mqtt-gateway/takeover.h"
 #include "services/mqtt-gateway/uplink.h"
 
-#define BARRED_MAX 256 /* closes that came before their session did; the oldest is forgotten */
+#define HELD_LONG_MS 1000
+#define TELL_RATE_MS 1000
+#define TELL_HELD_MS 60000
+#define BARRED_MAX   256 /* closes that came before their session did; the oldest is forgotten */
 
 static int64_t barred[BARRED_MAX];
 static unsigned next_barred;
@@ -64,6 +67,51 @@ static void tell(const struct session *s, const char *cause)
                                                        .next_step = told[i].next_step });
 }
 
+/* ---- throttling that a person may ask about */
+
+static void tell_throttled(struct session *s, const char *code, const char *reason,
+                           const char *next_step)
+{
+    s->told_ms = cw_mono_ms();
+    gateway_notice(s->gw, &(struct cw_notice){ .layer = CW_LAYER_CONNECT,
+                                               .device_key = s->device_key,
+                                               .device_id = s->device_id,
+                                               .code = code,
+                                               .reason = reason,
+                                               .next_step = next_step });
+}
+
+void session_too_fast(struct session *s, bool bytes)
+{
+    char reason[160];
+    if (cw_mono_ms() - s->told_ms < TELL_RATE_MS)
+        return;
+    snprintf(reason, sizeof reason,
+             "The device sends more than %lld %s a second; what is above waits in its connection.",
+             (long long)(bytes ? s->gw->set.bandwidth_bytes : s->gw->set.rate),
+             bytes ? "bytes" : "messages");
+    tell_throttled(s, bytes ? "throttled_bandwidth" : "throttled_rate", reason,
+                   bytes
+                       ? "Send less, or raise CAUSEWAY_MQTT_BANDWIDTH."
+                       : "Send less often, put more into one report, or raise CAUSEWAY_MQTT_RATE.");
+}
+
+/* Told when the log has room again: while it has none, a notice would only add to what waits. */
+static void tell_held(struct session *s, int64_t now_ms)
+{
+    char reason[160];
+    int64_t held_ms = now_ms - s->held_ms;
+    if (held_ms < HELD_LONG_MS || now_ms - s->told_ms < TELL_HELD_MS)
+        return;
+    snprintf(reason, sizeof reason,
+             "The platform was behind: what the device sent waited %lld ms in its connection.",
+             (long long)held_ms);
+    tell_throttled(
+        s, "throttled_backlog", reason,
+        "Nothing is lost. If it happens often, the platform has too little CPU or disk for its "
+        "load; look at causeway_log_lag and causeway_log_full.");
+}
+
 /* ---- the end */
 
 static void forget(struct session *s)
@@ -86,7 +134,7 @@ static void retire(struct session *s)
     s->ended = true;
     HASH_DELETE(by_key, s->gw->by_key, s);
     if (s->is_held)
-        LIST_REMOVE(s, held);
+        TAILQ_REMOVE(&s->gw->held[s->partition], s, held);
     s->is_held = false;
     cw_metric_add(s->gw->m.sessions, -1);
     takeover_forget(s);
@@ -237,16 +285,19 @@ bool session_blocked(const struct session *s)
 void session_hold(struct session *s)
 {
     s->is_held = true;
-    LIST_INSERT_HEAD(&s->gw->held[s->partition], s, held);
+    s->held_ms = cw_mono_ms();
+    TAILQ_INSERT_TAIL(&s->gw->held[s->partition], s, held);
     conn_pause(s->conn, PAUSE_BLOCKED);
 }
 
 static void on_blocked(uint32_t partition, bool blocked, void *arg)
 {
     struct gateway *gw = arg;
-    for (struct session *s; !blocked && (s = LIST_FIRST(&gw->held[partition]));) {
-        LIST_REMOVE(s, held);
+    int64_t now_ms = cw_mono_ms();
+    for (struct session *s; !blocked && (s = TAILQ_FIRST(&gw->held[partition]));) {
+        TAILQ_REMOVE(&gw->held[partition], s, held);
         s->is_held = false;
+        tell_held(s, now_ms);
         if (s->conn)
             conn_resume(s->conn, PAUSE_BLOCKED);
     }
@@ -255,6 +306,8 @@ static void on_blocked(uint32_t partition, bool blocked, void *arg)
 void sessions_open(struct gateway *gw)
 {
     gw->held = cw_calloc(cw_app_partitions(gw->app), sizeof *gw->held);
+    for (uint32_t p = 0; p < cw_app_partitions(gw->app); p++)
+        TAILQ_INIT(&gw->held[p]);
     cw_log_append_watch(gw->uplink, on_blocked, gw);
 }
 

@@ -26,7 +26,7 @@ struct pending {
 
 struct session {
     UT_hash_handle by_key, by_no;
-    LIST_ENTRY(session) held;
+    TAILQ_ENTRY(session) held;
     struct gateway *gw;
     struct conn *conn; /* NULL once it is gone */
     struct takeover *takeover;
@@ -40,6 +40,8 @@ struct session {
     uint32_t partition;
     uint16_t n_subscriptions, n_downlinks, n_answers, n_closers, next_packet_id;
     bool is_held;
+    int64_t held_ms;    /* since when */
+    int64_t told_ms;    /* when the device was last told of in `why` that it is throttled */
     bool ended, stated; /* DISCONNECT is, CONNECT is on its way to the log */
 };
 
@@ -54,6 +56,8 @@ bool session_blocked(const struct session *s);
 /* It has something to say: it is read again when the partition takes more. Only who speaks is
  * touched, so that a full partition costs nothing for the many that are silent. */
 void session_hold(struct session *s);
+/* It sends more than one of its limits allows; `why` says so, once a second at most. */
+void session_too_fast(struct session *s, bool bytes);
 /* The connection went; its DISCONNECT record follows. */
 void session_lost(struct session *s, const char *cause);
 /* The platform ends it: what the device was told nothing about yet is acknowledged first. */

@@ -41,7 +41,7 @@ static inline void turn(void)
 
 /* ---- the registry: lets in who says "good", and keeps who holds which device */
 
-#define HOLDERS_MAX 64
+#define HOLDERS_MAX 128
 static struct holder {
     char device[64], gateway[80];
     int64_t key, session_no;

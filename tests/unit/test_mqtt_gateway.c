@@ -82,6 +82,31 @@ static void without_a_registry_the_platform_is_unavailable(void **state)
     dev_close(&d);
 }
 
+/* Four batches are with a registry that says nothing: who comes then is not kept until they time
+ * out. */
+static void a_login_that_would_wait_too_long_is_turned_away(void **state)
+{
+    (void)state;
+    enum { MANY = 5 };
+    struct dev d[MANY];
+    registry_mute = 1;
+    for (int i = 0; i < MANY; i++) {
+        int before = batches;
+        char name[16];
+        snprintf(name, sizeof name, "late%d", i);
+        dev_open(&d[i], &one, name);
+        dev_login(&d[i], &(struct login){ 0 });
+        UNTIL(i == MANY - 1 || batches > before);
+    }
+    UNTIL(strstr(gate_get(&one, "/metrics"), "causeway_gateway_logins_waiting 5"));
+    EXPECT(&d[MANY - 1], 0x20, 2, 0, 3);
+    assert_non_null(strstr(gate_get(&one, "/metrics"), "causeway_gateway_logins_late_total 1"));
+    assert_non_null(strstr(gate_get(&one, "/metrics"), "causeway_gateway_logins_waiting 4"));
+    registry_mute = 0;
+    for (int i = 0; i < MANY; i++)
+        dev_close(&d[i]);
+}
+
 static void logins_travel_in_batches(void **state)
 {
     (void)state;
@@ -247,6 +272,8 @@ static void a_full_log_stops_reading_and_judges_nobody(void **state)
     dev_report(&d, "held", 2);
     snprintf(line, sizeof line, "causeway_log_full{log=\"UPLINK\",partition=\"%u\"} 1", partition);
     UNTIL(strstr(gate_get(&one, "/metrics"), line));
+    dev_report(&d, "in its socket", 3);
+    UNTIL(strstr(gate_get(&one, "/metrics"), "causeway_gateway_throttled{reason=\"backlog\"} 1"));
     int64_t until_ms = cw_mono_ms() + 2000; /* beyond the keep-alive */
     while (cw_mono_ms() < until_ms) {
         assert_false(dev_packet(&d));
@@ -255,7 +282,9 @@ static void a_full_log_stops_reading_and_judges_nobody(void **state)
     }
     set_room(partition, 16 << 20);
     EXPECT(&d, 0x40, 2, 0, 2);
+    EXPECT(&d, 0x40, 2, 0, 3);
     dev_ping(&d);
+    UNTIL(notice_of("full", "throttled_backlog"));
     assert_ledger(&one);
     dev_close(&d);
 }
@@ -509,6 +538,10 @@ static void excess_waits_and_is_not_dropped(void **state)
     for (unsigned id = 1; id <= 400; id++)
         EXPECT(&d, 0x40, 2, (uint8_t)(id >> 8), (uint8_t)id);
     assert_true(cw_mono_ms() - began_ms >= 900); /* 200 at once, 200 in a second */
+    UNTIL(notice_of("fast", "throttled_rate"));
+    assert_non_null(strstr(notice_of("fast", "throttled_rate")->notice->reason, "more than 200"));
+    UNTIL(strstr(gate_get(&two, "/metrics"), "causeway_gateway_throttled{reason=\"rate\"} 0"));
+    assert_null(strstr(gate_get(&two, "/metrics"), "throttled_total{reason=\"rate\"} 0"));
     dev_close(&d);
 }
 
@@ -880,6 +913,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_login_gets_its_code),
         cmocka_unit_test(without_a_registry_the_platform_is_unavailable),
+        cmocka_unit_test(a_login_that_would_wait_too_long_is_turned_away),
         cmocka_unit_test(logins_travel_in_batches),
         cmocka_unit_test(connect_and_disconnect_are_records),
         cmocka_unit_test(reports_are_acknowledged_in_order_and_stored),
