@@ -250,6 +250,8 @@ static void free_dead(struct gateway *gw)
 
 void conns_later(struct gateway *gw)
 {
+    gw->behind = gw->put_off;
+    gw->put_off = false;
     gw->handshake_us = 0;
     for (struct conn *c; (c = LIST_FIRST(&gw->dirty));) {
         LIST_REMOVE(c, dirty);

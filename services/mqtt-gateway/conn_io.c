@@ -131,6 +131,7 @@ static bool handshake_put_off(struct gateway *gw)
 {
     if (gw->handshake_us < HANDSHAKE_TURN_US)
         return false;
+    gw->put_off = true;
     cw_metric_add(gw->m.handshakes_put_off, 1);
     return true;
 }

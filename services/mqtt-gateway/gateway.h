@@ -66,6 +66,7 @@ struct gateway {
     unsigned n_conns, n_sessions;
     int64_t awake_ms;     /* when the loop was last seen to run */
     int64_t handshake_us; /* spent on TLS handshakes in this turn of the loop */
+    bool put_off, behind; /* handshakes had to wait in this turn, in the last one */
     bool draining, stopping;
     char *scratch; /* SCRATCH_BYTES for one read */
 };

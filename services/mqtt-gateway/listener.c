@@ -78,6 +78,11 @@ static void on_connection(evutil_socket_t fd, short what, void *arg)
     struct port *port = arg;
     (void)what;
     gateway_awake(port->all->gw);
+    if (port->secure &&
+        port->all->gw->behind) { /* the kernel keeps them, their time does not run */
+        event_active(port->all->gw->later, 0, 0);
+        return;
+    }
     for (int i = 0; i < ACCEPT_BATCH; i++) {
         int got = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (got >= 0) {
