@@ -13,7 +13,7 @@
 
 /* A partition keeps what some mandatory reader has not passed by the margin of log_trail.h. */
 
-#define TRIM_MS      10000
+#define TRIM_MS      2000
 #define SUBJECTS_MAX 16
 
 struct trimmer {

@@ -32,7 +32,7 @@ static const struct cw_option common[] = {
     { "ADMIN_SOCKET", CW_OPT_STRING, "", 0, 107, AT(admin_socket),
       "path of the admin socket; empty: $VAR/run/<name>.<instance>.sock" },
     { "ADMIN_PORT", CW_OPT_INT, "0", 0, 65535, AT(admin_port), "the same on loopback TCP; 0: off" },
-    { "LOG_BYTES", CW_OPT_BYTES, "512M", 65536, 1LL << 40, AT(log_bytes),
+    { "LOG_BYTES", CW_OPT_BYTES, "512M", 64 << 20, 1LL << 40, AT(log_bytes),
       "size of a new EVENT or PUSH partition; UPLINK gets twice that" },
     { "DRAIN", CW_OPT_MS, "10s", 100, 600000, AT(drain_ms), "longest drain after SIGTERM" },
     { "STRICT", CW_OPT_BOOL, "0", 0, 1, AT(strict), "refuse extensions as IoTDA does" },

@@ -10,7 +10,7 @@
 #include "services/push-notifier/notifier.h"
 
 #define RELEASE_MS   3000 /* what is in flight then is repeated by the next owner */
-#define TRIM_EACH_MS 10000
+#define TRIM_EACH_MS 2000
 
 struct part {
     struct notifier *n;

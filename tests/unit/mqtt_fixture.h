@@ -474,7 +474,7 @@ static inline void fixture_up(const char *argv0)
     snprintf(path, sizeof path, "%s/run", var);
     mkdir(path, 0700);
     setenv("CAUSEWAY_VAR", var, 1);
-    setenv("CAUSEWAY_LOG_BYTES", "16M", 1);
+    setenv("CAUSEWAY_LOG_BYTES", "64M", 1);
     snprintf(path, sizeof path, "%s", argv0);
     snprintf(program, sizeof program, "%.400s/../bin/mqtt-gateway", dirname(path));
     bus_up();

@@ -322,7 +322,7 @@ static int start(void **state)
            1);
     setenv("CAUSEWAY_CLOSE_TIMEOUT", "500ms", 1);
     setenv("CAUSEWAY_GATEWAY_LOST", "10m", 1);
-    setenv("CAUSEWAY_LOG_BYTES", "16M", 1);
+    setenv("CAUSEWAY_LOG_BYTES", "64M", 1);
     snprintf(conninfo, sizeof conninfo, "nats://127.0.0.1:%d", nats.port);
     setenv("CAUSEWAY_NATS_URL", conninfo, 1);
     bus = cw_bus_open(base, &(struct cw_bus_config){ .url = conninfo, .name = "test" });
