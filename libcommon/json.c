@@ -69,6 +69,13 @@ json_t *cw_json_parse(const void *data, size_t len, struct cw_json_error *err)
         describe(err, what);
         return NULL;
     }
+    /* jansson overlooks one behind a number, and PostgreSQL takes none in a text */
+    const char *nul = len ? memchr(data, '\0', len) : NULL;
+    if (nul) {
+        place(err, data, len, (size_t)(nul - (const char *)data));
+        describe(err, "a NUL byte");
+        return NULL;
+    }
     json_t *v = json_loadb(data, len, JSON_DECODE_ANY, &why);
     if (v)
         return v;

@@ -15,8 +15,8 @@ struct cw_json_error {
 };
 
 /* Parses one value of any type. Duplicate keys: the last wins. Refused with NULL and *err:
- * malformed UTF-8 or JSON, NUL (raw or escaped) in a string, a number beyond 64-bit integers or
- * doubles, more than CW_JSON_DEPTH levels. The caller owns the result (json_decref). */
+ * malformed UTF-8 or JSON, a NUL byte, an escaped NUL in a string, a number beyond 64-bit integers
+ * or doubles, more than CW_JSON_DEPTH levels. The caller owns the result (json_decref). */
 json_t *cw_json_parse(const void *data, size_t len, struct cw_json_error *err);
 
 /* Appends v as compact JSON; keys keep their order, a real gets the shortest text that reads back

@@ -35,6 +35,25 @@ static void each_refusal_names_its_place(void **state)
     }
 }
 
+static void a_nul_byte_is_refused_wherever_it_stands(void **state)
+{
+    static const struct {
+        const char *text;
+        size_t len, offset;
+    } rows[] = {
+        { "{\"a\":2\0}", 8, 6 }, { "{\"a\":\"x\0\"}", 10, 7 },
+        { "\0{}", 3, 0 },        { "[1,\0 2]", 7, 3 },
+        { "{}\0", 3, 2 },
+    };
+    (void)state;
+    for (size_t i = 0; i < CW_ARRAY_LEN(rows); i++) {
+        struct cw_json_error err;
+        assert_null(cw_json_parse(rows[i].text, rows[i].len, &err));
+        assert_non_null(strstr(err.text, "NUL"));
+        assert_int_equal(err.offset, rows[i].offset);
+    }
+}
+
 static void nesting_is_limited_before_the_parser_runs(void **state)
 {
     struct cw_json_error err;
@@ -95,6 +114,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_refusal_names_its_place),
+        cmocka_unit_test(a_nul_byte_is_refused_wherever_it_stands),
         cmocka_unit_test(nesting_is_limited_before_the_parser_runs),
         cmocka_unit_test(what_is_written_reads_back_the_same),
         cmocka_unit_test(compacting_changes_white_space_only),
