@@ -28,7 +28,7 @@ MEASURE_OBJ := $(BUILD)/tests/load/measure.o $(BUILD)/tests/load/options.o
 SIM_OBJ   := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/simulator/*.c))
 TOOLS     := $(addprefix $(BUILD)/bin/,swarm sink caller simulator)
 
-.PHONY: all bootstrap up down status demo bench fault fuzz fuzzers test test-unit test-integration asan tsan valgrind format format-check lint clean
+.PHONY: all bootstrap up down status demo bench overload soak fault fuzz fuzzers test test-unit test-integration asan tsan valgrind format format-check lint clean
 all: $(BUILD)/libcommon.a $(UNIT) $(FUZZ_SHORT) $(DAEMON_BINS) $(TOOLS)
 
 bootstrap:
@@ -127,6 +127,11 @@ bench:
 	@EXTRA=mosquitto scripts/bootstrap
 	@$(MAKE) --no-print-directory -j"$$(nproc)" all
 	@BUILD=$(BUILD) tests/load/bench $(if $(RUNS),--runs $(RUNS)) $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) $(SCENARIOS)
+
+# make overload SECONDS=600; make soak SECONDS=3600
+overload soak: bootstrap
+	@$(MAKE) --no-print-directory -j"$$(nproc)" all
+	@BUILD=$(BUILD) tests/load/$@ $(if $(SECONDS),--seconds $(SECONDS))
 
 # make fault SEED=7 ROUNDS=30: the same seed breaks the same things
 fault:

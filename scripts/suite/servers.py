@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -90,6 +91,20 @@ def nats_user(name, row):
     return user | ({"permissions": allow} if allow else {})
 
 
+def durability():
+    """What the streams' files survive: the end of any process, or (power) the loss of power too."""
+    level = os.environ.get("CAUSEWAY_DURABILITY", "process")
+    if level not in ("process", "power"):
+        raise Wrong(f'CAUSEWAY_DURABILITY="{level}": not process or power')
+    if level == "process":
+        return {}
+    said = subprocess.run(["nats-server", "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"v(\d+)\.(\d+)", said)
+    if not found or (int(found[1]), int(found[2])) < (2, 10):
+        raise Wrong(f"CAUSEWAY_DURABILITY=power needs nats-server 2.10 or later; here it is \"{said.strip()}\"")
+    return {"sync_interval": "always"}
+
+
 def put_nats(table):
     (VAR / "nats").mkdir(mode=0o700, exist_ok=True)
     conf = {
@@ -97,7 +112,7 @@ def put_nats(table):
         "port": ports()["nats"],
         "server_name": "causeway",
         "max_payload": 8 << 20,
-        "jetstream": {"store_dir": str(VAR / "nats")},
+        "jetstream": {"store_dir": str(VAR / "nats")} | durability(),
         "authorization": {"users": [nats_user(name, row) for name, row in (table | GUARD).items()]},
     }
     text = json.dumps(conf, indent=1)  # its configuration language takes JSON

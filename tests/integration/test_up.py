@@ -69,6 +69,8 @@ def test_secrets_are_for_the_owner_only(platform):
     ("CAUSEWAY_PORT_BASE", "80a", "80a"),
     ("CAUSEWAY_PORT_BASE", "65530", "65530"),
     ("BUILD", "/nowhere", "push-notifier"),
+    ("CAUSEWAY_DURABILITY", "always", "not process or power"),
+    ("CAUSEWAY_DURABILITY", "power", "nats-server 2.10"),
 ])
 def test_a_wrong_setting_is_named_and_nothing_starts(tmp_path, setting, value, word):
     environment = {**os.environ, "CAUSEWAY_VAR": str(tmp_path / "var"), "BUILD": str(BUILD)}
