@@ -153,7 +153,8 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 
 void trim_open(struct cw_log_reader *r)
 {
-    struct timeval every = { TRIM_MS / r->n_parts / 1000, TRIM_MS / r->n_parts % 1000 * 1000 };
+    int64_t each_ms = TRIM_MS / r->n_parts;
+    struct timeval every = { each_ms / 1000, each_ms % 1000 * 1000 };
     struct trimmer *t = cw_calloc(1, sizeof *t + r->n_parts * sizeof t->done[0]);
     t->r = r;
     t->timer = event_new(cw_app_base(r->app), -1, EV_PERSIST, on_timer, t);

@@ -93,7 +93,7 @@ static void on_flush(evutil_socket_t fd, short what, void *arg)
 
 void receipt_ended(struct receipts *r, const struct receipt_end *e)
 {
-    static const struct timeval gather = { 0, GATHER_MS * 1000 };
+    static const struct timeval gather = { 0, GATHER_MS * 1000L };
     const char *const texts[] = { e->command_id, e->status, e->stage, e->response };
     const int64_t numbers[] = { e->written_ms, e->acked_ms, e->answered_ms, e->finished_ms };
     for (int i = 0; i < 4; i++) {

@@ -155,6 +155,8 @@ int64_t devices_time(struct devices *all, int64_t device_key, int64_t received_m
     static struct cw_log_gate gate;
     struct device *d;
     HASH_FIND(hh, all->all, &device_key, sizeof device_key, d);
+    if (!d)
+        return received_ms;
     if (received_ms > now_ms + AHEAD_MS) {
         cw_log_limited(&gate, CW_WARN, "clock_ahead", "device=%s by_ms=%lld", d->device_id,
                        (long long)(received_ms - now_ms));

@@ -34,7 +34,8 @@ const struct device *devices_find(const struct devices *d, int64_t device_key);
 
 /* When a record of d counts as received, given what its gateway's clock said and ours (both ms
  * since 1970): never before an earlier record of d, whatever clocks do, since history is read in
- * the order of this time; and not in the future by more than 10 s. */
+ * the order of this time; and not in the future by more than 10 s. As it is for a
+ * device that is not loaded. */
 int64_t devices_time(struct devices *all, int64_t device_key, int64_t received_ms, int64_t now_ms);
 /* All are looked up again before they are used: another instance may have gone on with them. */
 void devices_stale(struct devices *d);

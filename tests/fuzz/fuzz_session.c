@@ -23,6 +23,7 @@
 #define PEERS   6
 #define DEVICES 3
 #define STEPS   400
+#define METRICS (sizeof(struct gateway_metrics) / sizeof(void *))
 #define OTHER   "mqtt-gateway-2-9"
 
 /* A device's end of a connection. */
@@ -88,7 +89,7 @@ static void make_gateway(void)
                                         .keep_alive_min_ms = 30000,
                                         .keep_alive_max_ms = 1200000 };
     struct cw_metric **m = (struct cw_metric **)&gw.m;
-    for (size_t i = 0; i < sizeof gw.m / sizeof *m; i++) {
+    for (size_t i = 0; i < METRICS; i++) {
         char name[40];
         snprintf(name, sizeof name, "causeway_fuzz_%zu", i);
         m[i] = cw_gauge(name, NULL, "");
@@ -241,10 +242,11 @@ static char *device(char out[16], unsigned d)
 
 static size_t put_text(uint8_t *out, const char *text)
 {
-    size_t len = strlen(text);
+    size_t len = 0;
+    for (; text[len]; len++)
+        out[2 + len] = (uint8_t)text[len];
     out[0] = (uint8_t)(len >> 8);
     out[1] = (uint8_t)len;
-    memcpy(out + 2, text, len);
     return len + 2;
 }
 
@@ -326,7 +328,7 @@ static void registry_answers(struct cw_bus_request *r, unsigned how)
     Causeway__SessionOpenReply reply = CAUSEWAY__SESSION_OPEN_REPLY__INIT;
     fuzz_check(asked && asked->n_opens > 0);
     Causeway__SessionOpened *results = cw_calloc(asked->n_opens, sizeof *results);
-    Causeway__SessionOpened **list = cw_calloc(asked->n_opens, sizeof *list);
+    Causeway__SessionOpened **list = cw_calloc(asked->n_opens, sizeof(void *));
     for (size_t i = 0; i < asked->n_opens; i++) {
         const char *id = asked->opens[i]->device_id;
         causeway__session_opened__init(&results[i]);

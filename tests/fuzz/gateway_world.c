@@ -449,10 +449,11 @@ void world_open(void)
 void world_close(void)
 {
     fuzz_check(!subs && !world_requests);
-    while (happenings) {
-        struct happening *h = happenings;
+    struct happening *h, *next;
+    HASH_ITER(hh, happenings, h, next)
+    {
         fuzz_check(!h->added && !h->active);
-        HASH_DEL(happenings, h);
+        HASH_DEL(happenings, h); /* NOLINT: the analyzer loses `next` */
         free(h);
     }
 }

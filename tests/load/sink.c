@@ -85,8 +85,12 @@ static void on_accept(struct sink *s)
         return;
     p->fd = fd;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
-    epoll_ctl(s->epoll, EPOLL_CTL_ADD, fd, &ev);
-    s->connections++;
+    if (epoll_ctl(s->epoll, EPOLL_CTL_ADD, fd, &ev) < 0) {
+        close(fd);
+        free(p);
+        return;
+    }
+    s->connections++; /* NOLINT: epoll keeps it */
 }
 
 static void on_peer(struct sink *s, struct peer *p)
