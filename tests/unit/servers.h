@@ -36,6 +36,15 @@ static inline int free_port(void)
     return ntohs(at.sin_port);
 }
 
+/* SIGSTOP, over when all its threads stand still: what is sent from now on it has not seen. */
+static inline void child_freeze(pid_t pid)
+{
+    int status;
+    kill(pid, SIGSTOP);
+    if (waitpid(pid, &status, WUNTRACED) != pid || !WIFSTOPPED(status))
+        abort();
+}
+
 /* Waits until something accepts on the port; false when the process dies or after 20 s. */
 static inline bool wait_for_port(const struct server *s)
 {

@@ -42,7 +42,7 @@ static void a_stopped_owner_is_taken_over_and_does_no_harm_when_it_wakes(void **
     UNTIL(pg_ask("SELECT count(DISTINCT pid) FROM pg_locks WHERE locktype = 'advisory' AND objid < "
                  "1000000") == 2);
     append_many(300);
-    kill(a, SIGSTOP);
+    child_freeze(a);
     append_many(600);
     expect_all(0); /* within the 30 s of UNTIL */
     kill(a, SIGCONT);

@@ -118,7 +118,7 @@ static void logins_travel_in_batches(void **state)
         snprintf(names[i], sizeof names[i], "many%d", i);
         dev_open(&d[i], &one, names[i]);
     }
-    kill(one.pid, SIGSTOP); /* all have come when it looks again */
+    child_freeze(one.pid); /* all have come when it looks again */
     for (int i = 0; i < MANY; i++)
         dev_login(&d[i], &(struct login){ 0 });
     kill(one.pid, SIGCONT);
@@ -211,8 +211,7 @@ static void nothing_is_acknowledged_before_it_is_stored(void **state)
     struct dev d;
     dev_join(&d, &one, "stored");
     UNTIL(record("stored", KIND(CONNECT), 0) && gate_metric(&one, "in_flight") == 0);
-    kill(nats.pid, SIGSTOP);
-    waitpid(nats.pid, NULL, WUNTRACED); /* all its threads stand still */
+    child_freeze(nats.pid);
     dev_report(&d, "held", 1);
     while (gate_metric(&one, "in_flight") != 1)
         assert_false(dev_packet(&d));
@@ -611,7 +610,7 @@ static void a_gateway_that_slept_too_long_ends_without_a_word(void **state)
     struct dev a, b;
     dev_join(&a, &two, "sleeper");
     UNTIL(record("sleeper", KIND(CONNECT), 0) && gate_metric(&two, "in_flight") == 0);
-    kill(two.pid, SIGSTOP);
+    child_freeze(two.pid);
     dev_report(&a, "in the socket", 1);
     dev_join(&b, &one, "sleeper");
     int64_t until_ms = cw_mono_ms() + 3100;
