@@ -46,11 +46,12 @@ struct cw_log_fetch {
     char inbox[64], consumer[24];
     uint64_t consumer_seq;
     size_t credit; /* messages that the server may still send */
-    int64_t heard_ms;
+    bool quiet;    /* gathering: nothing was there when last asked, so the next one is awaited */
+    int64_t heard_ms, asked_ms; /* asked: the first time since something was heard */
 
     struct item *items;
     size_t first, n, cap, bytes, typical_bytes;
-    struct event *timer, *notify;
+    struct event *timer, *notify, *gather;
 };
 
 static void begin(struct cw_log_fetch *f);
@@ -68,7 +69,10 @@ static void stop(struct cw_log_fetch *f, enum state state)
     cw_bus_request_cancel(&f->creating);
     cw_bus_unsubscribe(&f->sub);
     evtimer_del(f->timer);
+    evtimer_del(f->gather);
     f->credit = 0;
+    f->heard_ms = f->asked_ms = 0;
+    f->quiet = true;
     f->state = state;
 }
 
@@ -127,26 +131,58 @@ static void push(struct cw_log_fetch *f, const struct cw_bus_msg *msg, uint64_t 
     event_active(f->notify, 0, 0);
 }
 
-/* Asks for as many messages as the queue has room for, judged by the size of the last ones. */
-static void ask(struct cw_log_fetch *f)
+/* Has n messages sent: as they come, for 5 s; or, at_once, those that are there. */
+static void pull(struct cw_log_fetch *f, size_t n, bool at_once)
 {
     char subject[96], body[96];
+    snprintf(subject, sizeof subject, "$JS.API.CONSUMER.MSG.NEXT.%s_%u.%s", f->cfg.log,
+             f->cfg.partition, f->consumer);
+    snprintf(body, sizeof body, "{\"batch\":%zu,%s}", n,
+             at_once ? "\"no_wait\":true" : "\"expires\":5000000000,\"idle_heartbeat\":1000000000");
+    if (f->credit == 0 && f->heard_ms >= f->asked_ms)
+        f->asked_ms = cw_mono_ms();
+    if (cw_bus_publish(cw_app_bus(f->app), subject, f->inbox, body, strlen(body)) == 0)
+        f->credit += n;
+    else
+        again(f, "not_connected");
+}
+
+/* Asks for as many messages as the queue has room for, judged by the size of the last ones. One
+ * that gathers asks for what is there once in a while, and while there is nothing for the next. */
+static void ask(struct cw_log_fetch *f)
+{
     size_t room = f->bytes < f->cfg.max_bytes ? f->cfg.max_bytes - f->bytes : 0;
     size_t want = room / f->typical_bytes + (room > 0);
     want = want > CREDIT ? CREDIT : want;
     if (f->state != RUNNING || f->credit > want / 2 || want == 0)
         return;
-    snprintf(subject, sizeof subject, "$JS.API.CONSUMER.MSG.NEXT.%s_%u.%s", f->cfg.log,
-             f->cfg.partition, f->consumer);
-    snprintf(body, sizeof body,
-             "{\"batch\":%zu,\"expires\":5000000000,\"idle_heartbeat\":1000000000}",
-             want - f->credit);
-    if (f->credit == 0)
-        f->heard_ms = cw_mono_ms();
-    if (cw_bus_publish(cw_app_bus(f->app), subject, f->inbox, body, strlen(body)) == 0)
-        f->credit = want;
-    else
-        again(f, "not_connected");
+    if (!f->cfg.gather_ms)
+        pull(f, want - f->credit, false);
+    else if (f->credit == 0 && !evtimer_pending(f->gather, NULL)) {
+        if (!f->quiet)
+            evtimer_add(f->gather, &(struct timeval){ .tv_usec = f->cfg.gather_ms * 1000 });
+        pull(f, f->quiet ? 1 : want, !f->quiet);
+    }
+}
+
+/* The server lowers a request to what is there and does not say so: what is open is not known. */
+static void on_gather(evutil_socket_t fd, short what, void *arg)
+{
+    struct cw_log_fetch *f = arg;
+    (void)fd, (void)what;
+    f->credit = 0;
+    ask(f);
+}
+
+/* A message has come: what follows it is asked for later, unless more than asked for was there. */
+static void gather(struct cw_log_fetch *f)
+{
+    if (f->quiet)
+        evtimer_add(f->gather, &(struct timeval){ .tv_usec = f->cfg.gather_ms * 1000 });
+    else if (f->credit == 0)
+        evtimer_del(f->gather);
+    f->quiet = false;
+    ask(f);
 }
 
 /* ---- what the consumer sends */
@@ -157,9 +193,15 @@ static void on_status(struct cw_log_fetch *f, const struct cw_bus_msg *msg, cons
     size_t n = left ? strtoull(left, NULL, 10) : 0;
     if (strcmp(status, "100") == 0)
         return;
-    if (strcmp(status, "408") != 0) {
+    bool none = f->cfg.gather_ms && strcmp(status, "404") == 0;
+    if (!none && strcmp(status, "408") != 0) {
         again(f, status);
         return;
+    }
+    if (none) {
+        f->quiet = true;
+        evtimer_del(f->gather);
+        n = f->credit;
     }
     f->credit -= n < f->credit ? n : f->credit;
     ask(f);
@@ -206,7 +248,10 @@ static void on_msg(const struct cw_bus_msg *msg, void *arg)
     f->credit -= f->credit > 0;
     f->last = num[1] + num[4];
     push(f, msg, num[1], (int64_t)num[3]);
-    ask(f);
+    if (f->cfg.gather_ms)
+        gather(f);
+    else
+        ask(f);
 }
 
 /* ---- a generation */
@@ -301,13 +346,19 @@ static void begin(struct cw_log_fetch *f)
     f->check = js_stream_ensure(f->app, f->cfg.log, f->cfg.partition, on_checked, f);
 }
 
+static bool silent(const struct cw_log_fetch *f)
+{
+    int64_t since_ms = f->heard_ms > f->asked_ms ? f->heard_ms : f->asked_ms;
+    return f->credit && cw_mono_ms() - since_ms > SILENCE_MS;
+}
+
 static void on_timer(evutil_socket_t fd, short what, void *arg)
 {
     struct cw_log_fetch *f = arg;
     (void)fd, (void)what;
     if (f->state == WAITING)
         begin(f);
-    else if (f->state == RUNNING && f->credit && cw_mono_ms() - f->heard_ms > SILENCE_MS)
+    else if (f->state == RUNNING && silent(f))
         again(f, "silence"); /* a lost consumer is never announced */
     else if (f->state == RUNNING)
         arm(f, LOOK_MS);
@@ -344,6 +395,7 @@ struct cw_log_fetch *cw_log_fetch_open(struct cw_app *app, const struct cw_log_f
     f->cfg.stream_created = f->created;
     f->timer = evtimer_new(cw_app_base(app), on_timer, f);
     f->notify = event_new(cw_app_base(app), -1, 0, on_notify, f);
+    f->gather = evtimer_new(cw_app_base(app), on_gather, f);
     cw_bus_watch(cw_app_bus(app), on_bus, f);
     return f;
 }
@@ -383,6 +435,7 @@ void cw_log_fetch_close(struct cw_log_fetch **at)
         free(f->items[f->first + i].memory);
     event_free(f->timer);
     event_free(f->notify);
+    event_free(f->gather);
     free(f->items);
     free(f->created);
     free(f);

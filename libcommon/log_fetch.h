@@ -36,6 +36,8 @@ struct cw_log_fetch_config {
     uint64_t seq;               /* the position: the first record is seq + 1 */
     const char *stream_created; /* of the position, copied; NULL or "": the present stream's */
     size_t max_bytes;           /* about what the queue may hold; 0: 8 MB */
+    int64_t gather_ms;          /* below 1000: records may come so much later, many at once, which
+                                   costs the server and the reader less; 0: as they come */
     void *self;
 
     /* The stream is the right one and has the position; created is to be kept beside the position.

@@ -15,7 +15,8 @@
 #include "libcommon/service.h"
 #include "proto/subjects.h"
 
-#define SWEEP_MS 1000
+#define SWEEP_MS       1000
+#define GATHER_FROM_MS 20
 
 static bool is(const char *a, const char *b) { return a && strcmp(a, b) == 0; }
 
@@ -124,6 +125,7 @@ static void on_failed(enum cw_fetch_failure why, const char *text, void *self)
 
 static void run(struct rpart *p)
 {
+    int64_t gather_ms = p->r->cfg.pace_ms < GATHER_FROM_MS ? 0 : p->r->cfg.pace_ms;
     p->state = PART_RUNNING;
     p->outbox_due = p->r->cfg.relays_outbox;
     p->fetch =
@@ -131,6 +133,7 @@ static void run(struct rpart *p)
                                                                     .partition = p->index,
                                                                     .seq = p->seq,
                                                                     .stream_created = p->created,
+                                                                    .gather_ms = gather_ms,
                                                                     .self = p,
                                                                     .started = on_started,
                                                                     .arrived = on_arrived,

@@ -31,7 +31,8 @@ struct cw_log_reader_config {
     bool mandatory;     /* trimming waits for it */
     bool trims;         /* first mandatory reader of its log: trims it */
     int64_t pace_ms;    /* between the beginnings of two transactions, unless half of one waits: a
-                           transaction costs the same for one record and for a hundred */
+                           transaction costs the same for one record and for a hundred. From 20 on
+                           the records are fetched as seldom; below 1000 */
     void *self;
 
     /* Must end in one cw_log_txn_prepared(), now or later. Records are borrowed until done(). */

@@ -298,15 +298,18 @@ static void on_fence(PGresult *res, void *arg)
     t->sending = true;
     if (t->kind == TXN_OUTBOX)
         outbox_effects(t);
-    else {
-        if (!t->trial) {
-            batches_effects(t);
-            poison_quarantine(t);
-        }
-        if (t->prepared && t->r->cfg.effects)
-            t->r->cfg.effects(t, t->r->cfg.self);
-    }
     t->sending = false;
+}
+
+/* Behind the fence in one go: if it does not stand, what they did is undone with it. */
+static void send_effects(struct cw_log_txn *t)
+{
+    if (!t->trial) {
+        batches_effects(t);
+        poison_quarantine(t);
+    }
+    if (t->prepared && t->r->cfg.effects)
+        t->r->cfg.effects(t, t->r->cfg.self);
 }
 
 static void add_fence(struct cw_log_txn *t, struct rpart *p, struct cw_db_array a[6])
@@ -344,8 +347,8 @@ void txn_begin(struct cw_log_txn *t)
     t->sending = true;
     if (!cw_db_query(t->r->db, "BEGIN", NULL, NULL))
         txn_fail(t, TXN_RETRY, "not connected");
-    else
-        txn_query(t, &t->r->stmts[ST_FENCE], 7, params, on_fence, t);
+    else if (txn_query(t, &t->r->stmts[ST_FENCE], 7, params, on_fence, t) && t->kind == TXN_RECORDS)
+        send_effects(t);
     t->sending = false;
     for (size_t i = 0; i < 6; i++)
         cw_db_array_free(&a[i]);

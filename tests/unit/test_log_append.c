@@ -54,7 +54,7 @@ struct content {
     struct cw_log_fetch *f;
     long records, wrong, largest;
     uint64_t n;
-    size_t messages, max_len;
+    size_t messages, max_len, turns; /* turns: how often something came */
 };
 static struct content seen;
 static const char *notice_code;
@@ -88,6 +88,7 @@ static void take(const struct cw_record *r)
 static void on_arrived(void *self)
 {
     (void)self;
+    seen.turns++;
     for (; cw_log_fetch_count(seen.f); cw_log_fetch_drop(seen.f, 1))
         take(cw_log_fetch_at(seen.f, 0));
 }
@@ -98,14 +99,17 @@ static void on_failed(enum cw_fetch_failure why, const char *text, void *self)
     fail_msg("fetch failed: %d %s", why, text);
 }
 
-static void look(uint32_t partition)
+static void look_each(uint32_t partition, int64_t gather_ms)
 {
     seen = (struct content){ 0 };
     seen.f = cw_log_fetch_open(&app, &(struct cw_log_fetch_config){ .log = CW_LOG_UPLINK,
                                                                     .partition = partition,
+                                                                    .gather_ms = gather_ms,
                                                                     .arrived = on_arrived,
                                                                     .failed = on_failed });
 }
+
+static void look(uint32_t partition) { look_each(partition, 0); }
 
 static int start(void **state)
 {
@@ -191,6 +195,55 @@ static void a_killed_server_loses_and_doubles_nothing(void **state)
     UNTIL(seen.records >= sent);
     assert_int_equal(seen.records, sent);
     assert_int_equal(seen.wrong, 0);
+}
+
+static void who_gathers_gets_many_at_once(void **state)
+{
+    (void)state;
+    long sent = 0;
+    look_each(0, 200);
+    append(0, ++sent, 10);
+    UNTIL(seen.records == sent); /* the first one comes by itself */
+    for (; sent < 100; turn()) {
+        append(0, ++sent, 10);
+        UNTIL(stored == sent); /* each in a message of its own */
+    }
+    UNTIL(seen.records == sent);
+    assert_int_equal(seen.messages, sent);
+    assert_in_range(seen.turns, 2, 20);
+    server_kill(&nats);
+    nats_run(&nats);
+    for (int i = 0; i < 300; i++) { /* more than is asked for at once */
+        append(0, ++sent, 200000);
+        UNTIL(stored == sent);
+    }
+    UNTIL(seen.records == sent);
+    assert_int_equal(seen.wrong, 0);
+    append(0, ++sent, 10);
+    UNTIL(seen.records == sent);
+}
+
+static void on_names(int rc, const struct cw_bus_msg *msg, void *arg)
+{
+    if (rc == 0)
+        snprintf(arg, 4096, "%.*s", (int)msg->len, (const char *)msg->data);
+}
+
+static void who_gathers_notices_silence(void **state)
+{
+    (void)state;
+    look_each(0, 100);
+    append(0, 1, 10);
+    UNTIL(seen.records == 1);
+    const char *names = NULL; /* its consumer goes: no word of it comes */
+    char list[4096] = "";
+    cw_bus_request(app.bus, "$JS.API.CONSUMER.NAMES.UPLINK_0", "", 0, 2000, on_names, list);
+    UNTIL((names = strstr(list, "\"f")));
+    char *del = cw_sprintf("$JS.API.CONSUMER.DELETE.UPLINK_0.%.17s", names + 1);
+    assert_int_equal(cw_bus_publish(app.bus, del, NULL, "", 0), 0);
+    free(del);
+    append(0, 2, 10);
+    UNTIL(seen.records == 2);
 }
 
 static bool told[PARTITIONS];
@@ -375,6 +428,8 @@ int main(void)
         T(records_are_stored_in_order_in_few_messages),
         T(a_large_record_goes_alone),
         T(a_killed_server_loses_and_doubles_nothing),
+        T(who_gathers_gets_many_at_once),
+        T(who_gathers_notices_silence),
         T(a_full_partition_blocks_alone_and_goes_on_after_a_purge),
         T(in_doubt_for_a_minute_everything_of_the_partition_is_given_up),
         T(closing_cancels_what_is_not_confirmed),
