@@ -404,18 +404,28 @@ struct cw_db *cw_db_open(struct event_base *base, const char *conninfo, const ch
     return db;
 }
 
+void cw_db_end(struct cw_db *db)
+{
+    if (!db)
+        return;
+    db->state = DB_WAITING;
+    drop_events(db);
+    evtimer_del(db->timer);
+    event_del(db->flush);
+    PQfinish(db->pg);
+    db->pg = NULL;
+    fail_waiting(db);
+}
+
 void cw_db_close(struct cw_db **at)
 {
     struct cw_db *db = *at;
     if (!db)
         return;
     *at = NULL;
-    db->state = DB_WAITING;
-    drop_events(db);
+    cw_db_end(db);
     event_free(db->timer);
     event_free(db->flush);
-    PQfinish(db->pg);
-    fail_waiting(db);
     for (struct db_watch *w = SLIST_FIRST(&db->watches), *next; w; w = next) {
         next = SLIST_NEXT(w, link);
         free(w);

@@ -55,8 +55,10 @@ void cw_db_reset(struct cw_db *db);
 
 /* Begins to connect, for ever, with pauses of 2 s at most. Texts are copied. Never NULL. */
 struct cw_db *cw_db_open(struct event_base *base, const char *conninfo, const char *app_name);
-/* What waits gets NULL before it returns; watchers are not called. Sets *db to NULL; NULL is fine.
- */
+/* Ends the connection for good: what waits gets NULL before it returns, nothing is taken any more,
+ * watchers are not called. NULL is fine. */
+void cw_db_end(struct cw_db *db);
+/* cw_db_end(), and frees. Sets *db to NULL; NULL is fine. */
 void cw_db_close(struct cw_db **db);
 
 /* What became of a result: the classes a caller acts on. */

@@ -45,7 +45,7 @@ static void fault(struct rpart *p, const char *text)
 void part_stop(struct rpart *p)
 {
     char what[32];
-    bool told = p->state == PART_RUNNING;
+    bool told = p->told;
     snprintf(what, sizeof what, "%s_%u", p->r->cfg.log, p->index);
     cw_app_fault_clear(p->r->app, what);
     if (p->relay != p->out)
@@ -56,6 +56,7 @@ void part_stop(struct rpart *p)
     batches_free(p);
     poison_free(p);
     p->state = PART_OFF;
+    p->told = false;
     p->stop_due = p->tail_due = p->tail_reading = p->delete_due = p->marking = p->outbox_due =
         false;
     p->loading = 0;
@@ -139,6 +140,7 @@ static void run(struct rpart *p)
                                                                     .arrived = on_arrived,
                                                                     .failed = on_failed });
     cw_metric_set(p->m_position, (int64_t)p->seq);
+    p->told = true;
     if (p->r->cfg.owned)
         p->r->cfg.owned(p->index, true, p->r->cfg.self);
     reader_turn(p->r);

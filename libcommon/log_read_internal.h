@@ -56,6 +56,7 @@ struct rpart {
     uint32_t index;
     enum part_state state;
     bool held;      /* the owner says it is ours */
+    bool told;      /* owned(true) was called */
     bool releasing; /* and wants it back */
     bool stop_due;  /* lost or given up while a transaction has its records */
     bool tail_due;  /* output in doubt */

@@ -297,6 +297,7 @@ static int start(struct cw_app *app)
 
 static void app_free(struct cw_app *app)
 {
+    cw_db_end(app->db); /* who still waits for it gives up while all it knows is there */
     if (app->svc->stop)
         app->svc->stop(app->svc->self);
     admin_stop(app);
