@@ -107,32 +107,41 @@ static void on_answer(struct caller *c, struct line *l, const struct message *m)
     c->answered++;
 }
 
-static void on_readable(struct caller *c, struct line *l)
+static void open_line(struct caller *c, struct line *l)
 {
-    struct message m;
-    if (!peer_receive(&l->peer))
-        options_wrong("connection", "closed by the server");
-    if (peer_next(&l->peer, &m) != 1)
-        return;
-    on_answer(c, l, &m);
-    peer_drop(&l->peer, m.total);
+    struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(c->o.port) };
+    struct epoll_event ev = { .events = EPOLLIN, .data.ptr = l };
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    inet_pton(AF_INET, c->o.host, &to.sin_addr);
+    if (connect(fd, (struct sockaddr *)&to, sizeof to) < 0)
+        options_wrong("--port", "nobody answers there");
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
+    *l = (struct line){ .peer.fd = fd };
+    epoll_ctl(c->epoll, EPOLL_CTL_ADD, fd, &ev);
 }
 
 static void open_lines(struct caller *c)
 {
-    struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(c->o.port) };
-    inet_pton(AF_INET, c->o.host, &to.sin_addr);
     c->epoll = epoll_create1(EPOLL_CLOEXEC);
     c->lines = calloc(c->o.connections, sizeof *c->lines);
-    for (long i = 0; c->lines && i < c->o.connections; i++) {
-        struct epoll_event ev = { .events = EPOLLIN, .data.ptr = &c->lines[i] };
-        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        if (connect(fd, (struct sockaddr *)&to, sizeof to) < 0)
-            options_wrong("--port", "nobody answers there");
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
-        c->lines[i].peer.fd = fd;
-        epoll_ctl(c->epoll, EPOLL_CTL_ADD, fd, &ev);
+    for (long i = 0; c->lines && i < c->o.connections; i++)
+        open_line(c, &c->lines[i]);
+}
+
+static void on_readable(struct caller *c, struct line *l)
+{
+    struct message m;
+    if (!peer_receive(&l->peer)) {
+        if (l->busy)
+            options_wrong("connection", "closed by the server");
+        peer_close(&l->peer);
+        open_line(c, l); /* idle for too long, which is its right */
+        return;
     }
+    if (peer_next(&l->peer, &m) != 1)
+        return;
+    on_answer(c, l, &m);
+    peer_drop(&l->peer, m.total);
 }
 
 /* Starts what is due on the lines that are free. */
