@@ -122,16 +122,19 @@ demo: bootstrap
 	@$(MAKE) --no-print-directory -j"$$(nproc)" all
 	@BUILD=$(BUILD) ONCE=$(ONCE) scripts/demo
 
+# The three measurements with the nats-server of the next Debian release: NATS=next, which CAUSEWAY_DURABILITY=power needs.
+WITH_NATS = $(if $(filter next,$(NATS)),PATH="$$(BUILD=$(BUILD) tests/load/next-nats):$$PATH")
+
 # make bench SCENARIOS="fanin callback" RUNS=3 SECONDS_EACH=15
 bench:
 	@EXTRA=mosquitto scripts/bootstrap
 	@$(MAKE) --no-print-directory -j"$$(nproc)" all
-	@BUILD=$(BUILD) tests/load/bench $(if $(RUNS),--runs $(RUNS)) $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) $(SCENARIOS)
+	@$(WITH_NATS) BUILD=$(BUILD) tests/load/bench $(if $(RUNS),--runs $(RUNS)) $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) $(SCENARIOS)
 
 # make overload SECONDS=600; make soak SECONDS=3600
 overload soak: bootstrap
 	@$(MAKE) --no-print-directory -j"$$(nproc)" all
-	@BUILD=$(BUILD) tests/load/$@ $(if $(SECONDS),--seconds $(SECONDS))
+	@$(WITH_NATS) BUILD=$(BUILD) tests/load/$@ $(if $(SECONDS),--seconds $(SECONDS))
 
 # make fault SEED=7 ROUNDS=30: the same seed breaks the same things
 fault:
