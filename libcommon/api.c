@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libcommon/api_space.h"
 #include "libcommon/bus.h"
 #include "libcommon/clock.h"
 #include "libcommon/metrics.h"
@@ -25,6 +26,7 @@ struct server {
     struct cw_app *app;
     const struct cw_api_op *ops;
     void *self;
+    const struct cw_space_rule *spaces;
     struct cw_metric *calls, *late;
 };
 static struct server *servers; /* as long as the process */
@@ -146,7 +148,10 @@ static void dispatch(struct server *s, struct cw_api_call *call)
 {
     for (const struct cw_api_op *op = s->ops; op->operation; op++)
         if (strcmp(op->operation, call->request->operation) == 0) {
-            op->fn(call, s->self);
+            if (call->request->some_spaces)
+                cw_api_space_check(call, s->spaces, s->app, op->fn, s->self);
+            else
+                op->fn(call, s->self);
             return;
         }
     cw_api_fail(call, CW_E_NOT_BUILT, "Operation %s is not served.", call->request->operation);
@@ -164,13 +169,24 @@ static bool dispatch_raw(struct server *s, const struct cw_bus_msg *msg)
     return false;
 }
 
-void cw_api_serve_raw(const char *service, const char *operation, cw_bus_fn *fn, void *arg)
+static struct server *server_of(const char *service)
 {
     struct server *s = servers;
     while (s && strcmp(s->service, service) != 0)
         s = s->next;
     if (!s)
         abort(); /* a mistake in the source */
+    return s;
+}
+
+void cw_api_space_rules(const char *service, const struct cw_space_rule *rules)
+{
+    server_of(service)->spaces = rules;
+}
+
+void cw_api_serve_raw(const char *service, const char *operation, cw_bus_fn *fn, void *arg)
+{
+    struct server *s = server_of(service);
     struct raw_op *op = cw_calloc(1, sizeof *op);
     *op = (struct raw_op){ s->raw, operation, fn, arg };
     s->raw = op;

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ERROR_ROW(name, number, status, what, todo) { "IOTDA." number, status, what, todo },
+#define ERROR_ROW(name, number, status, what, cause, todo) { "IOTDA." number, status, what, todo },
 static const struct cw_error_row rows[] = { CW_ERRORS(ERROR_ROW) };
 
 const struct cw_error_row *cw_error_row(enum cw_error e) { return &rows[e]; }

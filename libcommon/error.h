@@ -1,60 +1,159 @@
-/* error.h - one table: code on the wire, HTTP status, what to do. docs/errors.md is made from it.
- */
+/* error.h - one table: code on the wire, HTTP status, what to do. docs/errors.md is made from it
+ * (`make docs`). */
 #pragma once
 
 #include "libcommon/util.h"
 
-/* X(name, number, status, "what it means", "what to do") */
+/* X(name, number, status, "what it means", "what causes it", "what to do") */
 #define CW_ERRORS(X)                                                                               \
-    X(INTERNAL, "000001", 500, "Internal error.", "Look for the request id in the logs.")          \
-    X(UNAUTHORIZED, "000002", 401, "Authentication failed.", "Check token, AK/SK and clock.")      \
-    X(INVALID, "000006", 400, "Invalid input.", "Correct the field that is named.")                \
-    X(FORMAT, "000008", 400, "Invalid input.", "Send well-formed JSON in UTF-8.")                  \
-    X(TIME_FORMAT, "000009", 400, "Invalid input.", "Write times as yyyyMMdd'T'HHmmss'Z', UTC.")   \
-    X(TIME_ORDER, "000010", 400, "Invalid input.", "Let start_time lie before end_time.")          \
-    X(LIMIT, "000017", 400, "Invalid input.", "Ask for 1 to 50 records.")                          \
-    X(MARKER, "000018", 400, "Invalid input.", "Use the marker of the last answer.")               \
-    X(PROJECT, "000021", 403, "Operation not allowed.", "Use the project of the credentials.")     \
-    X(PERMISSION, "000022", 403, "Operation not allowed.", "Ask an administrator for the right.")  \
-    X(NO_URL, "000900", 404, "There is no such URL.", "Compare it with /openapi.json.")            \
-    X(METHOD, "000901", 405, "Method not allowed.", "Compare it with /openapi.json.")              \
-    X(TOO_LARGE, "000902", 413, "The request is too large.", "Send less in one request.")          \
-    X(UNAVAILABLE, "000903", 503, "A part of the platform is away.", "Try again in a moment.")     \
-    X(NOT_BUILT, "000904", 501, "Operation not implemented.", "See the text for what is there.")   \
-    X(NO_APP, "001000", 403, "The resource space does not exist.", "List the spaces.")             \
-    X(APP_NAME_TAKEN, "001900", 400, "Invalid input.", "Choose another name.")                     \
-    X(APP_QUOTA, "001902", 403, "Operation not allowed.", "Use fewer resource spaces.")            \
-    X(NO_RULE, "010002", 404, "The rule does not exist.", "List the rules.")                       \
-    X(RULE_EMPTY, "010900", 403, "Operation not allowed.", "Create an action for the rule first.") \
-    X(RULE_QUOTA, "010901", 403, "Operation not allowed.", "Delete rules or actions.")             \
-    X(NO_ACTION, "010902", 404, "The action does not exist.", "List the actions.")                 \
-    X(RULE_SQL, "010903", 400, "Invalid input.", "Leave select and where empty.")                  \
-    X(NOT_WRITABLE, "013002", 400, "Invalid input.", "Write only what the model marks W.")         \
-    X(NO_PRODUCT, "013900", 404, "The product does not exist.", "List the products.")              \
-    X(PRODUCT_TAKEN, "013901", 400, "Invalid input.", "Choose another product_id.")                \
-    X(PRODUCT_IN_USE, "013902", 403, "Operation not allowed.", "Delete its devices first.")        \
-    X(PRODUCT_QUOTA, "013903", 403, "Operation not allowed.", "Delete products.")                  \
-    X(MODEL, "013904", 400, "Invalid input.", "Correct the model at the path that is named.")      \
-    X(NO_DEVICE, "014000", 404, "The device does not exist.", "List the devices.")                 \
-    X(OFFLINE, "014016", 403, "Operation not allowed.", "Wait until the device is online.")        \
-    X(DEVICE_TAKEN, "014031", 400, "Invalid input.", "Choose another device_id.")                  \
-    X(SYNC_TIMEOUT, "014111", 200, "The device did not answer in time.", "Ask why of the device.") \
-    X(NOT_SUBSCRIBED, "014112", 403, "The device has not subscribed.", "Subscribe the topic.")     \
-    X(NOT_FOR_PROTOCOL, "014114", 403, "Not for this protocol.", "Use a synchronous command.")     \
-    X(HAS_CHILDREN, "014900", 403, "Operation not allowed.", "Delete its child devices first.")    \
-    X(DEPTH, "014901", 403, "Operation not allowed.", "Attach it to a gateway higher up.")         \
-    X(NO_GATEWAY, "014902", 400, "Invalid input.", "Name a gateway that exists.")                  \
-    X(MESSAGE_TAKEN, "014905", 400, "Invalid input.", "Choose another message_id.")                \
-    X(NOT_IN_MODEL, "014906", 400, "Invalid input.", "Use a service and command of the model.")    \
-    X(DEVICE_QUOTA, "014908", 403, "Operation not allowed.", "Delete devices.")                    \
-    X(NO_COMMAND, "014909", 404, "The command does not exist.", "Use the id of the answer.")       \
-    X(CERT_BAD, "014390", 400, "Invalid input.", "Send one PEM certificate of a CA.")              \
-    X(NO_CERT, "014391", 404, "The certificate does not exist.", "List the certificates.")         \
-    X(CERT_IN_USE, "014392", 403, "Operation not allowed.", "Change the actions that use it.")     \
-    X(CERT_QUOTA, "014393", 403, "Operation not allowed.", "Delete certificates.")                 \
-    X(RATE, "021101", 403, "Too many requests.", "Wait as Retry-After says.")
+    X(INTERNAL, "000001", 500, "Internal error.",                                                  \
+      "A mistake of the platform, or a database that answers nonsense.",                           \
+      "Look for the request id in the logs.")                                                      \
+    X(UNAUTHORIZED, "000002", 401, "Authentication failed.",                                       \
+      "Token or signature is missing, wrong, expired or withdrawn; the user is disabled.",         \
+      "Check token, AK/SK and clock.")                                                             \
+    X(INVALID, "000006", 400, "Invalid input.",                                                    \
+      "A field or parameter is missing, of another type, too long, out of range or not one of "    \
+      "the values that the contract lists.",                                                       \
+      "Correct the field that is named.")                                                          \
+    X(FORMAT, "000008", 400, "Invalid input.",                                                     \
+      "The body is no well-formed JSON in UTF-8, or its media type is another one.",               \
+      "Send well-formed JSON in UTF-8.")                                                           \
+    X(TIME_FORMAT, "000009", 400, "Invalid input.", "A time is not in the basic form.",            \
+      "Write times as yyyyMMdd'T'HHmmss'Z', UTC.")                                                 \
+    X(TIME_ORDER, "000010", 400, "Invalid input.", "start_time does not lie before end_time.",     \
+      "Let start_time lie before end_time.")                                                       \
+    X(LIMIT, "000017", 400, "Invalid input.", "The page size is out of range.",                    \
+      "Ask for 1 to 50 records.")                                                                  \
+    X(MARKER, "000018", 400, "Invalid input.", "The marker is not 24 hex digits.",                 \
+      "Use the marker of the last answer.")                                                        \
+    X(PROJECT, "000021", 403, "Operation not allowed.",                                            \
+      "Token, signature or X-Project-Id belong to another project than the path.",                 \
+      "Use the project of the credentials.")                                                       \
+    X(PERMISSION, "000022", 403, "Operation not allowed.",                                         \
+      "No policy of the user's groups allows the action, or one denies it.",                       \
+      "Ask an administrator for the right.")                                                       \
+    X(NO_URL, "000900", 404, "There is no such URL.", "The path is none of the contract.",         \
+      "Compare it with /openapi.json.")                                                            \
+    X(METHOD, "000901", 405, "Method not allowed.",                                                \
+      "The path has other methods only; Allow lists them.", "Compare it with /openapi.json.")      \
+    X(TOO_LARGE, "000902", 413, "The request is too large.",                                       \
+      "The body or the header is longer than the server takes.", "Send less in one request.")      \
+    X(UNAVAILABLE, "000903", 503, "A part of the platform is away.",                               \
+      "A daemon, NATS or PostgreSQL does not answer; the text names it. Nothing is half done.",    \
+      "Try again in a moment.")                                                                    \
+    X(NOT_BUILT, "000904", 501, "Operation not implemented.",                                      \
+      "The operation or the channel is known, but not built yet.",                                 \
+      "See the text for what is there.")                                                           \
+    X(NO_APP, "001000", 403, "The resource space does not exist.", "No space has this app_id.",    \
+      "List the spaces.")                                                                          \
+    X(SPACE_DENIED, "001002", 403, "Operation not allowed.",                                       \
+      "The user's policies allow the action in other resource spaces only.",                       \
+      "Ask an administrator for the right in this space.")                                         \
+    X(APP_NAME_TAKEN, "001900", 400, "Invalid input.", "Another space has this name.",             \
+      "Choose another name.")                                                                      \
+    X(APP_DEFAULT, "001901", 403, "Operation not allowed.",                                        \
+      "The default space holds what names no space; it stays.", "Delete another space.")           \
+    X(APP_QUOTA, "001902", 403, "Operation not allowed.", "CAUSEWAY_APPS_MAX is reached.",         \
+      "Use fewer resource spaces.")                                                                \
+    X(APP_NOT_EMPTY, "001903", 403, "Operation not allowed.",                                      \
+      "Products or devices lie in the space; the text counts them.",                               \
+      "Delete its devices and products first.")                                                    \
+    X(NO_RULE, "010002", 404, "The rule does not exist.", "No rule has this rule_id.",             \
+      "List the rules.")                                                                           \
+    X(RULE_EMPTY, "010900", 403, "Operation not allowed.",                                         \
+      "A rule without an action was to be activated.", "Create an action for the rule first.")     \
+    X(RULE_QUOTA, "010901", 403, "Operation not allowed.",                                         \
+      "The number of rules or of actions is reached.", "Delete rules or actions.")                 \
+    X(NO_ACTION, "010902", 404, "The action does not exist.", "No action has this action_id.",     \
+      "List the actions.")                                                                         \
+    X(RULE_SQL, "010903", 400, "Invalid input.", "select and where are not evaluated yet.",        \
+      "Leave select and where empty.")                                                             \
+    X(NOT_WRITABLE, "013002", 400, "Invalid input.",                                               \
+      "A wish names a property that the model does not have, or whose method has no W, or a "      \
+      "value of another type.",                                                                    \
+      "Write only what the model marks W.")                                                        \
+    X(NO_PRODUCT, "013900", 404, "The product does not exist.",                                    \
+      "No product has this id in the space that is meant.", "List the products.")                  \
+    X(PRODUCT_TAKEN, "013901", 400, "Invalid input.",                                              \
+      "A product of the space has this product_id; the text names it.",                            \
+      "Choose another product_id.")                                                                \
+    X(PRODUCT_IN_USE, "013902", 403, "Operation not allowed.",                                     \
+      "Devices belong to the product; the text counts them.", "Delete its devices first.")         \
+    X(PRODUCT_QUOTA, "013903", 403, "Operation not allowed.", "CAUSEWAY_PRODUCTS_MAX is reached.", \
+      "Delete products.")                                                                          \
+    X(MODEL, "013904", 400, "Invalid input.",                                                      \
+      "The product model contradicts itself or a rule of docs/protocol/product-model.md.",         \
+      "Correct the model at the path that is named.")                                              \
+    X(PACKAGE, "013905", 400, "Invalid input.",                                                    \
+      "The ZIP form of a model breaks a rule; each violation is listed with file, line and path.", \
+      "Correct what is listed and send the package again.")                                        \
+    X(MODEL_TAKEN, "013906", 400, "Invalid input.",                                                \
+      "A product of the space came from a package of this manufacturer and model; the text names " \
+      "it.",                                                                                       \
+      "Update that product, or change manufacturerId or model in the package.")                    \
+    X(PRODUCT_FIXED, "013907", 403, "Operation not allowed.",                                      \
+      "Devices speak the product's protocol and format: they stay while it has devices.",          \
+      "Create another product, or delete its devices first.")                                      \
+    X(NO_DEVICE, "014000", 404, "The device does not exist.", "No device has this device_id.",     \
+      "List the devices.")                                                                         \
+    X(OFFLINE, "014016", 403, "Operation not allowed.", "The device is not online, or frozen.",    \
+      "Wait until the device is online.")                                                          \
+    X(DEVICE_TAKEN, "014031", 400, "Invalid input.",                                               \
+      "A device has this device_id (or, with CoAP, this node_id); the text says where if the "     \
+      "caller may know.",                                                                          \
+      "Choose another device_id.")                                                                 \
+    X(NOT_DIRECT, "014038", 403, "Operation not allowed.",                                         \
+      "Only directly connected devices can be frozen and unfrozen.",                               \
+      "Freeze the gateway above it.")                                                              \
+    X(FROZEN, "014039", 403, "Operation not allowed.", "The device is frozen already.",            \
+      "Unfreeze it first.")                                                                        \
+    X(NOT_FROZEN, "014040", 403, "Operation not allowed.", "The device is not frozen.",            \
+      "Nothing needs to be done.")                                                                 \
+    X(SYNC_TIMEOUT, "014111", 200, "The device did not answer in time.",                           \
+      "The command went down, or the device read nothing; the text names the stage.",              \
+      "Ask why of the device.")                                                                    \
+    X(NOT_SUBSCRIBED, "014112", 403, "The device has not subscribed.",                             \
+      "A message went to a topic that the device has not subscribed.", "Subscribe the topic.")     \
+    X(NOT_FOR_PROTOCOL, "014114", 403, "Not for this protocol.",                                   \
+      "The operation is one of another protocol.", "Use a synchronous command.")                   \
+    X(HAS_CHILDREN, "014900", 403, "Operation not allowed.",                                       \
+      "Devices are registered below this one.", "Delete its child devices first.")                 \
+    X(DEPTH, "014901", 403, "Operation not allowed.",                                              \
+      "Children may lie two levels below a directly connected device.",                            \
+      "Attach it to a gateway higher up.")                                                         \
+    X(NO_GATEWAY, "014902", 400, "Invalid input.", "gateway_id names no device of the space.",     \
+      "Name a gateway that exists.")                                                               \
+    X(SHADOW_CONFLICT, "014903", 409, "The shadow has changed.",                                   \
+      "The version that was sent is not the service's version; the text tells both.",              \
+      "Read the shadow again and decide anew.")                                                    \
+    X(SHADOW_KEY, "014904", 400, "Invalid input.",                                                 \
+      "A property name contains a point, a dollar sign or NUL.", "Use other names.")               \
+    X(MESSAGE_TAKEN, "014905", 400, "Invalid input.",                                              \
+      "The device has a message of this message_id.", "Choose another message_id.")                \
+    X(NOT_IN_MODEL, "014906", 400, "Invalid input.",                                               \
+      "Service, command or a para is not in the model, or a value does not fit.",                  \
+      "Use a service and command of the model.")                                                   \
+    X(DEVICE_QUOTA, "014908", 403, "Operation not allowed.",                                       \
+      "CAUSEWAY_DEVICES_MAX, or CAUSEWAY_CHILDREN_MAX of a gateway, is reached.",                  \
+      "Delete devices.")                                                                           \
+    X(NO_COMMAND, "014909", 404, "The command does not exist.", "No command has this command_id.", \
+      "Use the id of the answer.")                                                                 \
+    X(NOT_A_CHILD, "014910", 403, "Operation not allowed.",                                        \
+      "The device is directly connected: it has no gateway to change.", "Name a child device.")    \
+    X(CERT_BAD, "014390", 400, "Invalid input.", "The text is no PEM certificate of a CA.",        \
+      "Send one PEM certificate of a CA.")                                                         \
+    X(NO_CERT, "014391", 404, "The certificate does not exist.",                                   \
+      "No certificate has this cert_id.", "List the certificates.")                                \
+    X(CERT_IN_USE, "014392", 403, "Operation not allowed.", "Actions use the certificate.",        \
+      "Change the actions that use it.")                                                           \
+    X(CERT_QUOTA, "014393", 403, "Operation not allowed.",                                         \
+      "The number of certificates is reached.", "Delete certificates.")                            \
+    X(RATE, "021101", 403, "Too many requests.",                                                   \
+      "The caller made more requests in a second than CAUSEWAY_REST_RATE.",                       \
+      "Wait as Retry-After says.")
 
-#define CW_ERROR_ENUM(name, number, status, what, todo) CW_E_##name,
+#define CW_ERROR_ENUM(name, number, status, what, cause, todo) CW_E_##name,
 enum cw_error { CW_ERRORS(CW_ERROR_ENUM) CW_E_COUNT };
 #undef CW_ERROR_ENUM
 

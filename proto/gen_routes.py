@@ -16,6 +16,8 @@ LIMITS = {"path": 4, "query": 16}  # what rest-gateway has room for
 SERVICES = ("identity", "registry", "data", "command", "rule")
 TYPES = {"string": "CW_T_STRING", "integer": "CW_T_INT", "number": "CW_T_NUMBER",
          "boolean": "CW_T_BOOL", "object": "CW_T_OBJECT", "array": "CW_T_ARRAY"}
+SPACES = ("all", "app", "new", "list", "import", "product", "device", "rule", "action",
+          "rule_of_action")  # whose resource space a call is about (libcommon/api_space.h)
 SAID_ONLY = {"description", "default", "example"}
 KNOWN = {"type", "anyOf", "nullable", "enum", "minimum", "maximum", "multipleOf", "minLength",
          "maxLength", "minItems", "maxItems", "items", "properties", "required", "pattern",
@@ -224,14 +226,30 @@ class Tables:
         return name, len(rows)
 
     def body(self, op, spec, method):
+        """Schema, required, media type of a body that is bytes, and its longest."""
         if "requestBody" not in spec:
-            return "NULL", "false"
+            return "NULL", "false", None, 0
         need(method in ("post", "put", "patch"), op, f"{method} takes no body")
         node = spec["requestBody"]["content"]
-        need(set(node) == {"application/json"}, op, "bodies are application/json")
-        s = node["application/json"]["schema"]
-        need(self.resolve(s, op).get("type") == "object", op, "a body is an object")
-        return "&" + self.schema(s, op), "true" if spec["requestBody"].get("required") else "false"
+        required = "true" if spec["requestBody"].get("required") else "false"
+        need(len(node) == 1, op, "a body has one media type")
+        (media, content), = node.items()
+        s = self.resolve(content["schema"], op)
+        if media != "application/json":
+            need(s.get("format") == "binary" and 0 < s.get("x-max-bytes", 0) <= 4 << 20, op,
+                 "bytes have x-max-bytes, 4 MiB at most")
+            return "NULL", required, media, s["x-max-bytes"]
+        need(s.get("type") == "object", op, "a body is an object")
+        need("example" in content, op, "a body has an example")
+        return "&" + self.schema(content["schema"], op), required, None, 0
+
+    def codes(self, op, spec):
+        """What an operation may answer is in the one table of errors."""
+        groups = sum(self.doc["x-common-errors"].values(), [])
+        need(("x-error-codes" in spec) == (spec.get("x-errors") != "iam"), op,
+             "x-error-codes, or errors in the form of IAM")
+        for code in groups + spec.get("x-error-codes", []):
+            need(code in self.errors, op, f"no such error {code}")
 
     def operation(self, path, method, spec):
         op = spec.get("operationId", "")
@@ -246,8 +264,13 @@ class Tables:
         permission = spec.get("x-permission")
         need((spec.get("security") == []) == (permission is None), op,
              "either open (security []) or an x-permission")
-        need(permission is None or re.fullmatch(r"iotda:[a-z]+:[a-zA-Z]+", permission), op,
+        need(permission is None or re.fullmatch(r"(iotda|iam):[a-z]+:[a-zA-Z]+", permission), op,
              f"x-permission {permission}")
+        space = spec.get("x-space")
+        need(space in SPACES + (None,), op, f"x-space {space}")
+        need((space is None) == (permission is None or permission.startswith("iam:")), op,
+             "x-space goes with a permission of iotda")
+        self.codes(op, spec)
         need(1000 <= spec.get("x-deadline-ms", 0) <= 60000, op, "x-deadline-ms 1000 to 60000")
         need("default" in spec["responses"] and len(spec["responses"]) == 2, op,
              "one success and a default")
@@ -255,14 +278,15 @@ class Tables:
             content = self.resolve(response, op).get("content", {})
             for media in content.values():
                 self.walk(media["schema"], op)
-        body, required = self.body(op, spec, method)
+        body, required, media, max_bytes = self.body(op, spec, method)
         path_rows = self.params(op, in_path, "path")
         query_rows = self.params(op, [p for p in params if p["in"] == "query"], "query")
-        return ("    { %s, %s, %s, %s, %s, %d, %s, %s, %s, %s, %s, %d, %d }," % (
+        return ("    { %s, %s, %s, %s, %s, %s, %s, %d, %s, %s, %s, %s, %d, %s, %s, %d, %d }," % (
             c_string(method.upper()), c_string(path), c_string(spec["x-service"]), c_string(op),
-            c_string(permission), spec["x-deadline-ms"],
-            "true" if spec.get("x-errors") == "iam" else "false", required, body, path_rows[0],
-            query_rows[0], path_rows[1], query_rows[1]))
+            c_string(permission), c_string(space), "true" if spec.get("x-self") else "false",
+            spec["x-deadline-ms"], "true" if spec.get("x-errors") == "iam" else "false", required,
+            body, c_string(media), max_bytes, path_rows[0], query_rows[0], path_rows[1],
+            query_rows[1]))
 
     def walk(self, node, where):
         """Every $ref of an answer leads somewhere."""

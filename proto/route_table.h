@@ -58,11 +58,15 @@ struct cw_param {
 struct cw_route {
     const char *method, *path; /* segments in braces are path parameters */
     const char *service, *operation;
-    const char *permission; /* NULL: open to everybody */
+    const char *permission; /* NULL: open to everybody; iam:self:…: to whoever is known */
+    const char *space;      /* whose resource space it is about (libcommon/api_space.h), or NULL */
+    bool self;              /* also without the permission, about oneself */
     int64_t deadline_ms;
     bool iam_errors; /* errors in the form of IAM */
     bool body_required;
-    const struct cw_schema *body; /* NULL: a body is ignored */
+    const struct cw_schema *body; /* NULL: a body is ignored, unless media is set */
+    const char *media;            /* of a body that is bytes, at most max_bytes */
+    uint32_t max_bytes;
     const struct cw_param *path_params, *query_params;
     size_t n_path_params, n_query_params;
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "libcommon/api_rows.h"
+#include "libcommon/api_space.h"
 #include "libcommon/bus.h"
 #include "libcommon/clock.h"
 #include "libcommon/db.h"
@@ -22,6 +23,7 @@ struct dispatcher {
     struct cw_bus_sub *responses, *wakes;
     struct commands *commands;
     struct sender *sender;
+    struct desired *desired;
     struct receipts *receipts;
     int64_t command_ms, message_ms, resend_ms, unknown_ms, keep_days, waiting_max;
 };
@@ -75,6 +77,25 @@ struct sender *sender_open(struct dispatcher *d);
 void sender_close(struct sender **s);
 /* There may be something to send in this partition. */
 void sender_wake(struct sender *s, uint32_t partition);
+
+/* ---- desired.c: telling devices their desired values */
+
+/* Begins the request ids of these properties/set. */
+#define DESIRED_ID "desired."
+/* Looks each second, and when woken, for devices of own partitions that are to be told. */
+struct desired *desired_open(struct dispatcher *d);
+/* At the end of the process: who was being told is told again by the next owner. */
+void desired_close(struct desired **s);
+void desired_wake(struct desired *s);
+/* Reasons that a transaction of events.c has found: a device came online, values were set. Zeroed
+ * to start. */
+struct desired_reasons {
+    struct cw_db_array key, device_id, partition;
+    size_t n;
+};
+void desired_note(struct desired_reasons *r, const Causeway__Event *e, uint32_t partition);
+void desired_store(struct desired_reasons *r, struct cw_log_txn *txn);
+void desired_reasons_free(struct desired_reasons *r);
 
 /* ---- receipts.c: how commands ended, and how long receipts are kept */
 

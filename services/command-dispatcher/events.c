@@ -1,8 +1,11 @@
-/* Answers of devices as the log has them: kept in the receipt, and told to whoever still waits. */
+/* The EVENT log: answers of devices are kept in the receipt, and told to whoever still waits; a
+ * device that comes online is told its desired values. */
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "libcommon/json.h"
 #include "proto/subjects.h"
 #include "services/command-dispatcher/dispatcher.h"
 
@@ -18,6 +21,7 @@ struct answer {
 struct answers {
     struct answer *items;
     size_t n;
+    struct desired_reasons desired;
 };
 
 /* Rows in the order of their ids, as receipts.c. */
@@ -46,16 +50,47 @@ static void add(struct answers *a, const Causeway__Event *e)
                                         .at_ms = e->time_ms };
 }
 
+/* The answer to a properties/set of desired.c: only a refusal is worth a word. */
+static void note_refusal(struct dispatcher *d, const Causeway__Event *e)
+{
+    struct cw_json_error err;
+    json_t *body = cw_json_parse(e->body.data, e->body.len, &err);
+    json_int_t code = json_integer_value(json_object_get(body, "result_code"));
+    char reason[200];
+    snprintf(reason, sizeof reason,
+             "The device refused desired values with result_code %" JSON_INTEGER_FORMAT ".", code);
+    if (code != 0)
+        cw_notice(d->notices,
+                  &(struct cw_notice){ .layer = CW_LAYER_COMMAND,
+                                       .device_key = e->device_key,
+                                       .device_id = e->device_id,
+                                       .code = "desired_refused",
+                                       .reason = reason,
+                                       .next_step = "Look at result_desc in its history, "
+                                                    "or set values that it takes.",
+                                       .sample = e->request_id });
+    json_decref(body);
+}
+
+static void take(struct dispatcher *d, struct answers *a, const Causeway__Event *e,
+                 uint32_t partition)
+{
+    if (e->kind != CAUSEWAY__EVENT_KIND__EVENT_COMMAND_RESPONSE)
+        desired_note(&a->desired, e, partition);
+    else if (strncmp(e->request_id, DESIRED_ID, strlen(DESIRED_ID)) == 0)
+        note_refusal(d, e);
+    else
+        add(a, e);
+}
+
 static void prepare(struct cw_log_txn *txn, const struct cw_record *records, size_t n, void *self)
 {
     struct answers *a = cw_calloc(1, sizeof *a);
-    (void)self;
     for (size_t i = 0; i < n; i++) {
         Causeway__EventBatch *batch =
             causeway__event_batch__unpack(NULL, records[i].len, records[i].data);
         for (size_t k = 0; batch && k < batch->n_events; k++)
-            if (batch->events[k]->kind == CAUSEWAY__EVENT_KIND__EVENT_COMMAND_RESPONSE)
-                add(a, batch->events[k]);
+            take(self, a, batch->events[k], records[i].partition);
         causeway__event_batch__free_unpacked(batch, NULL);
     }
     cw_log_txn_set_data(txn, a);
@@ -82,6 +117,7 @@ static void effects(struct cw_log_txn *txn, void *self)
     struct answers *a = cw_log_txn_data(txn);
     struct cw_db_array id = { 0 }, root = { 0 }, at = { 0 }, body = { 0 };
     (void)self;
+    desired_store(&a->desired, txn);
     if (a->n == 0)
         return;
     cw_db_array_reset(&id, CW_ARRAY_TEXT);
@@ -162,8 +198,12 @@ static void done(struct cw_log_txn *txn, bool committed, void *self)
         free(a->items[i].body);
         free(a->items[i].instance);
     }
-    if (a)
+    if (a && committed && a->desired.n)
+        desired_wake(((struct dispatcher *)self)->desired);
+    if (a) {
+        desired_reasons_free(&a->desired);
         free(a->items);
+    }
     free(a);
     cw_log_txn_set_data(txn, NULL);
 }

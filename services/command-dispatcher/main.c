@@ -29,6 +29,13 @@ static const struct cw_api_op ops[] = {
     { 0 },
 };
 
+static const struct cw_space_rule spaces[] = {
+    { "device",
+      { "space_of_device", "SELECT app_id FROM registry.device_view WHERE device_id = $1" },
+      { "path:device_id" } },
+    { 0 },
+};
+
 /* response.<instance>.<command id>: a copy of the answer's UPLINK record, ahead of the log. */
 static void on_response(const struct cw_bus_msg *msg, void *arg)
 {
@@ -62,10 +69,12 @@ static int start(struct cw_app *app, void *self)
     reader.self = d;
     d->events = cw_log_reader_open(app, &reader);
     d->sender = sender_open(d);
+    d->desired = desired_open(d);
     snprintf(subject, sizeof subject, "response.%s.*", cw_app_instance(app));
     d->responses = cw_bus_subscribe(cw_app_bus(app), subject, NULL, on_response, d);
     d->wakes = cw_bus_subscribe(cw_app_bus(app), "wake.command-dispatcher.*", NULL, on_wake, d);
     cw_api_serve(app, "command", ops, d);
+    cw_api_space_rules("command", spaces);
     return 0;
 }
 
@@ -78,6 +87,7 @@ static void drain(struct cw_app *app, void *self)
 static void stop(void *self)
 {
     struct dispatcher *d = self;
+    desired_close(&d->desired);
     sender_close(&d->sender);
     commands_close(&d->commands);
     receipts_close(&d->receipts);
@@ -98,7 +108,7 @@ int main(int argc, char **argv)
                                                 .options = options,
                                                 .self = &self,
                                                 .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
-                                                .schema_version = 5,
+                                                .schema_version = 11,
                                                 .start = start,
                                                 .drain = drain,
                                                 .stop = stop },

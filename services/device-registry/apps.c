@@ -11,19 +11,14 @@
 
 #include "services/device-registry/registry.h"
 
-#define APP_COLUMNS "app_id, app_name, default_app, " SQL_BASIC_TIME("created") " AS create_time"
-
 static const struct cw_stmt stmt_list = {
     "apps_list", "SELECT " APP_COLUMNS " FROM registry.app"
-                 " WHERE $1::boolean IS NULL OR default_app = $1 ORDER BY created, app_id"
+                 " WHERE ($1::boolean IS NULL OR default_app = $1)"
+                 " AND ($2::text[] IS NULL OR app_id = ANY($2)) AND app_id <> ALL($3::text[])"
+                 " ORDER BY created, app_id"
 };
 static const struct cw_stmt stmt_show = { "apps_show", "SELECT " APP_COLUMNS
                                                        " FROM registry.app WHERE app_id = $1" };
-static const struct cw_stmt stmt_add = {
-    "apps_add", "INSERT INTO registry.app (app_id, app_name) SELECT $1, $2"
-                " WHERE $3::bigint = 0 OR (SELECT count(*) FROM registry.app) < $3"
-                " RETURNING " APP_COLUMNS
-};
 /* Several instances may start at once: one of them makes it, all of them find it. */
 static const struct cw_stmt stmt_make_default = {
     "apps_make_default", "INSERT INTO registry.app (app_id, app_name, default_app)"
@@ -34,7 +29,7 @@ static const struct cw_stmt stmt_find_default = { "apps_find_default",
                                                   "SELECT " APP_COLUMNS
                                                   " FROM registry.app WHERE default_app" };
 
-static json_t *app_json(const PGresult *res, int row)
+json_t *app_json(const PGresult *res, int row)
 {
     json_t *o = json_object();
     cw_row_text(o, "app_id", res, row, "app_id");
@@ -58,9 +53,14 @@ static void on_list(PGresult *res, void *arg)
 void show_applications(struct cw_api_call *call, void *self)
 {
     struct registry *r = self;
-    const struct cw_db_param p[] = { CW_TEXT(cw_api_query(call, "default_app")) };
-    if (!cw_db_exec(r->db, &stmt_list, 1, p, on_list, call))
+    struct cw_db_array allowed = { 0 }, denied = { 0 };
+    cw_api_spaces(call, &allowed, &denied);
+    const struct cw_db_param p[] = { CW_TEXT(cw_api_query(call, "default_app")),
+                                     cw_api_spaces_param(&allowed), cw_db_array_param(&denied) };
+    if (!cw_db_exec(r->db, &stmt_list, 3, p, on_list, call))
         cw_api_no_db(call);
+    cw_db_array_free(&allowed);
+    cw_db_array_free(&denied);
 }
 
 static void on_show(PGresult *res, void *arg)
@@ -79,33 +79,6 @@ void show_application(struct cw_api_call *call, void *self)
     struct registry *r = self;
     const struct cw_db_param p[] = { CW_TEXT(cw_api_path(call, "app_id")) };
     if (!cw_db_exec(r->db, &stmt_show, 1, p, on_show, call))
-        cw_api_no_db(call);
-}
-
-static void on_add(PGresult *res, void *arg)
-{
-    struct cw_api_call *call = arg;
-    if (cw_db_broke(res, "app_name_taken")) {
-        cw_api_fail(call, CW_E_APP_NAME_TAKEN, "app_name \"%s\" is in use.",
-                    cw_body_text(cw_api_body(call), "app_name"));
-        return;
-    }
-    if (cw_api_db_failed(call, res, "create a space"))
-        return;
-    if (PQntuples(res) == 0)
-        cw_api_fail(call, CW_E_APP_QUOTA, "There are as many spaces as CAUSEWAY_APPS_MAX allows.");
-    else
-        cw_api_reply_json(call, 201, app_json(res, 0));
-}
-
-void add_application(struct cw_api_call *call, void *self)
-{
-    struct registry *r = self;
-    char id[33], max[24];
-    const struct cw_db_param p[] = { CW_TEXT(cw_random_hex(id, 32)),
-                                     CW_TEXT(cw_body_text(cw_api_body(call), "app_name")),
-                                     cw_db_int(r->apps_max, max) };
-    if (!cw_db_exec(r->db, &stmt_add, 3, p, on_add, call))
         cw_api_no_db(call);
 }
 

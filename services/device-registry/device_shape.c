@@ -13,11 +13,16 @@ const char device_columns[] =
     " COALESCE(g.device_id, d.device_id) AS gateway_id, d.parent_key, d.root_id, d.partition,"
     " d.auth_type, d.secret, d.secondary_secret, d.fingerprint, d.secondary_fingerprint,"
     " d.secure_access, d.timeout_s, d.auth_version, d.version, d.fw_version, d.sw_version,"
-    " d.device_sdk_version, CASE WHEN d.frozen THEN 'FROZEN' ELSE d.status END AS status,"
+    " d.device_sdk_version, d.status AS connection_status,"
+    " CASE WHEN d.frozen THEN 'FROZEN' ELSE d.status END AS status,"
     " " SQL_BASIC_TIME("d.created") " AS create_time, " SQL_EXTENDED_TIME(
         "d.active_time") " AS active_time,"
                          " " SQL_EXTENDED_TIME(
                              "d.connection_status_update_time") " AS connection_status_update_time";
+
+const char device_from[] = "FROM registry.device d JOIN registry.product p USING (product_key)"
+                           " JOIN registry.app a ON a.app_id = d.app_id"
+                           " LEFT JOIN registry.device g ON g.device_key = d.parent_key";
 
 const char *seal_context(char out[64], int64_t device_key, bool secondary)
 {

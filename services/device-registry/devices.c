@@ -1,53 +1,18 @@
-/* Devices: list, show, register. */
+/* Devices: show, register. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "libcommon/crypto.h"
-#include "libcommon/model.h"
 #include "services/device-registry/registry.h"
 
-#define FROM_DEVICE                                                                                \
-    " FROM registry.device d JOIN registry.product p USING (product_key)"                          \
-    " JOIN registry.app a ON a.app_id = d.app_id"                                                  \
-    " LEFT JOIN registry.device g ON g.device_key = d.parent_key"
-
-/* The columns are those of device_columns; spelled by the preprocessor's limits in two files. */
 static struct cw_stmt stmt_show = { "devices_show", NULL };
-static struct cw_stmt stmt_list = { "devices_list", NULL };
-
-/* Which devices a list is about; then how many there are, then the page. Children of a gateway: its
- * own, or with cascade those below them as well. */
-static const char list_matches[] =
-    "WITH RECURSIVE below AS (SELECT device_key, 1 AS level FROM registry.device"
-    "  WHERE parent_key = (SELECT device_key FROM registry.device WHERE device_id = $2::text)"
-    "  UNION ALL SELECT c.device_key, level + 1 FROM registry.device c"
-    "  JOIN below b ON c.parent_key = b.device_key WHERE $3::boolean AND level < 3),"
-    " m AS (SELECT d.device_key, d.record_id FROM registry.device d"
-    "  JOIN registry.product p USING (product_key)"
-    "  WHERE ($1::text IS NULL OR p.product_id = $1)"
-    "  AND ($2::text IS NULL OR d.device_key IN (SELECT device_key FROM below))"
-    "  AND ($4::text IS NULL OR d.node_id = $4) AND ($5::text IS NULL OR d.device_name = $5)"
-    "  AND ($6::bigint IS NULL OR d.created >= " SQL_TIME(
-        "$6") ")"
-              "  AND ($7::bigint IS NULL OR d.created <= " SQL_TIME(
-                  "$7") ")"
-                        "  AND ($8::text IS NULL OR d.app_id = $8)),"
-                        " page AS (SELECT device_key FROM m WHERE record_id < $9 ORDER BY "
-                        "record_id DESC"
-                        "  OFFSET $10::bigint LIMIT $11::bigint)"
-                        " SELECT c.count, k.known, x.* FROM (SELECT count(*) FROM m) c"
-                        " CROSS JOIN (SELECT $8::text IS NULL OR EXISTS"
-                        "  (SELECT FROM registry.app WHERE app_id = $8) AS known) k"
-                        " LEFT JOIN LATERAL (SELECT ";
 
 static void spell(void)
 {
-    if (stmt_show.sql)
-        return;
-    stmt_show.sql = cw_sprintf("SELECT %s" FROM_DEVICE " WHERE d.device_id = $1", device_columns);
-    stmt_list.sql = cw_sprintf("%s%s" FROM_DEVICE " WHERE d.device_key IN (SELECT device_key"
-                               " FROM page)) x ON true ORDER BY x.record_id DESC",
-                               list_matches, device_columns);
+    if (!stmt_show.sql)
+        stmt_show.sql =
+            cw_sprintf("SELECT %s %s WHERE d.device_id = $1", device_columns, device_from);
 }
 
 /* ---- show */
@@ -96,104 +61,37 @@ void show_device(struct cw_api_call *call, void *self)
         asked_failed(a);
 }
 
-/* ---- list */
-
-static void on_list(PGresult *res, void *arg)
-{
-    struct asked a = *(struct asked *)arg;
-    free(arg);
-    if (cw_api_db_failed(a.call, res, "list devices"))
-        return;
-    if (*cw_db_str(res, 0, "known") != 't') {
-        cw_api_fail(a.call, CW_E_NO_APP, "Space \"%s\".", cw_api_query(a.call, "app_id"));
-        return;
-    }
-    int n = cw_db_str(res, 0, "device_key") ? PQntuples(res) : 0;
-    json_t *list = json_array(), *out = json_pack("{s:o}", "devices", list);
-    for (int i = 0; i < n; i++)
-        json_array_append_new(list, device_json(a.r, res, i, DEVICE_LISTED));
-    put_page(out, res, n);
-    cw_api_reply_json(a.call, 200, out);
-}
-
-/* A time of the query: NULL when it is absent. False: the call has been failed. */
-static bool query_time(struct cw_api_call *call, const char *name, int64_t *ms,
-                       struct cw_db_param *p, char buf[24])
-{
-    const char *s = cw_api_query(call, name);
-    *p = CW_NULL;
-    if (!s)
-        return true;
-    if (cw_time_parse_basic(ms, s) < 0) {
-        cw_api_fail(call, CW_E_TIME_FORMAT, "%s: \"%s\".", name, s);
-        return false;
-    }
-    *p = cw_db_int(*ms, buf);
-    return true;
-}
-
-void list_devices(struct cw_api_call *call, void *self)
-{
-    struct registry *r = self;
-    char from_text[24], to_text[24], offset[24], limit[24];
-    int64_t from_ms = INT64_MIN, to_ms = INT64_MAX - 999;
-    struct cw_db_param from, to;
-    const char *marker = cw_api_query(call, "marker"),
-               *cascade = cw_api_query(call, "is_cascade_query");
-    if (!query_time(call, "start_time", &from_ms, &from, from_text) ||
-        !query_time(call, "end_time", &to_ms, &to, to_text))
-        return;
-    if (from_ms > to_ms) {
-        cw_api_fail(call, CW_E_TIME_ORDER, "start_time lies after end_time.");
-        return;
-    }
-    if (to.data) /* the second that is named is meant wholly */
-        to = cw_db_int(to_ms + 999, to_text);
-    const struct cw_db_param p[] = { CW_TEXT(cw_api_query(call, "product_id")),
-                                     CW_TEXT(cw_api_query(call, "gateway_id")),
-                                     CW_TEXT(cascade ? cascade : "false"),
-                                     CW_TEXT(cw_api_query(call, "node_id")),
-                                     CW_TEXT(cw_api_query(call, "device_name")),
-                                     from,
-                                     to,
-                                     CW_TEXT(cw_api_query(call, "app_id")),
-                                     CW_TEXT(marker ? marker : "ffffffffffffffffffffffff"),
-                                     cw_db_int(cw_api_query_int(call, "offset", 0), offset),
-                                     cw_db_int(cw_api_query_int(call, "limit", 10), limit) };
-    struct asked *a = asked_new(r, call);
-    spell();
-    if (!cw_db_exec(r->db, &stmt_list, 11, p, on_list, a))
-        asked_failed(a);
-}
-
 /* ---- register: what is there, then the row and its event in one statement */
 
 static const struct cw_stmt stmt_new = {
     "devices_new",
     "SELECT a.app_id, a.app_name, p.product_key, p.product_id, p.name AS product_name,"
-    " p.protocol_type, CASE WHEN $4::boolean THEN p.service_capabilities END AS model,"
+    " p.protocol_type, CASE WHEN $4::boolean OR p.has_defaults THEN p.service_capabilities END AS "
+    "model,"
     " g.device_key AS parent_key, g.app_id AS parent_app, g.root_id, g.depth,"
-    " CASE WHEN $5::bigint > 0 THEN (SELECT count(*) FROM (SELECT FROM registry.device"
-    "  LIMIT $5::bigint) x) ELSE 0 END AS devices,"
-    " CASE WHEN $6::bigint > 0 AND g.device_key IS NOT NULL THEN (SELECT count(*) FROM"
-    "  (SELECT FROM registry.device c WHERE c.parent_key = g.device_key LIMIT $6::bigint) x)"
-    "  ELSE 0 END AS children, nextval('registry.device_key') AS device_key"
+    " CASE WHEN $5::bigint > 0 THEN (SELECT sum(n) FROM registry.device_count) END AS devices,"
+    " CASE WHEN $6::bigint > 0 THEN (SELECT sum(n) FROM registry.child_count c"
+    "  WHERE c.parent_key = g.device_key) END AS children,"
+    " nextval('registry.device_key') AS device_key"
     " FROM registry.app a LEFT JOIN registry.product p ON p.app_id = a.app_id AND p.product_id = $1"
     " LEFT JOIN registry.device g ON g.device_id = $3"
     " WHERE CASE WHEN $2::text IS NULL THEN a.default_app ELSE a.app_id = $2 END"
 };
 static const struct cw_stmt stmt_insert = {
     "devices_insert",
-    "WITH d AS (INSERT INTO registry.device (device_key, record_id, device_id, node_id,"
+    "WITH g AS (SELECT device_key FROM registry.device WHERE device_key = $12::bigint"
+    "  AND root_id = $13 AND depth = $14::int - 1 FOR KEY SHARE),"
+    " d AS (INSERT INTO registry.device (device_key, record_id, device_id, node_id,"
     "  unique_node_id, device_name, description, extension_info, initial_desired, app_id,"
     "  product_key, parent_key, root_id, depth, partition, auth_type, secret, fingerprint,"
-    "  secure_access, timeout_s, created, updated) VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb,"
-    "  $9::jsonb, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, " SQL_TIME(
-        "$21") ","
-               "  " SQL_TIME("$21") ") RETURNING device_key, partition)"
-                                    " INSERT INTO registry.outbox (partition, event) SELECT "
-                                    "partition, $22::bytea FROM d"
-                                    " RETURNING id"
+    "  secure_access, timeout_s, created, updated) SELECT $1::bigint, $2, $3, $4, $5, $6, $7,"
+    "  $8::jsonb, $9::jsonb, $10, $11::bigint, $12::bigint, $13, $14::int, $15::int, $16, $17, $18,"
+    "  $19::boolean, $20::int, " SQL_TIME("$21") ", " SQL_TIME(
+        "$21") " WHERE $12::bigint IS NULL OR EXISTS (SELECT FROM g)"
+               "  RETURNING device_key, partition)"
+               " INSERT INTO registry.outbox (partition, event) SELECT "
+               "partition, $22::bytea FROM d"
+               " RETURNING id"
 };
 
 struct adding {
@@ -204,13 +102,16 @@ struct adding {
     char secret[36];
     const char *parent_key, *root_id; /* borrowed from the lookup while it is looked at */
     int64_t depth;
-    bool coap;
+    bool coap, node_taken;
     uint32_t partition;
+    json_t *desired; /* first ones; NULL: none */
+    char record_id[CW_RECORD_ID_LEN];
 };
 
 static void adding_free(struct adding *w)
 {
     json_decref(w->device);
+    json_decref(w->desired);
     explicit_bzero(w->secret, sizeof w->secret);
     free(w);
 }
@@ -220,21 +121,56 @@ static const char *get(const json_t *o, const char *key)
     return json_string_value(json_object_get(o, key));
 }
 
+/* ---- an id that is in use: by whom, if the caller may know */
+
+static const struct cw_stmt stmt_taken = {
+    "devices_taken", "SELECT d.app_id, a.app_name, p.name AS product_name, d.device_id"
+                     " FROM registry.device d JOIN registry.app a USING (app_id)"
+                     " JOIN registry.product p USING (product_key)"
+                     " WHERE d.device_id = $1 OR d.unique_node_id = $2 LIMIT 1"
+};
+
+static void on_taken(PGresult *res, void *arg)
+{
+    struct adding *w = arg;
+    const char *id = get(w->device, "device_id"), *node_id = get(w->device, "node_id");
+    bool found = cw_db_outcome(res) == CW_DB_OK && PQntuples(res) > 0;
+    if (found && cw_api_may(w->call, cw_db_str(res, 0, "app_id")))
+        cw_api_fail(w->call, CW_E_DEVICE_TAKEN,
+                    "%s \"%s\" is registered: device \"%s\" of product \"%s\" in space \"%s\".",
+                    w->node_taken ? "node_id" : "device_id", w->node_taken ? node_id : id,
+                    cw_db_str(res, 0, "device_id"), cw_db_str(res, 0, "product_name"),
+                    cw_db_str(res, 0, "app_name"));
+    else
+        cw_api_fail(w->call, CW_E_DEVICE_TAKEN, "%s \"%s\" is registered.",
+                    w->node_taken ? "node_id" : "device_id", w->node_taken ? node_id : id);
+    adding_free(w);
+}
+
+static void find_holder(struct adding *w, bool node_taken)
+{
+    w->node_taken = node_taken;
+    const struct cw_db_param p[] = { CW_TEXT(node_taken ? NULL : get(w->device, "device_id")),
+                                     CW_TEXT(node_taken ? get(w->device, "node_id") : NULL) };
+    if (!cw_db_exec(w->r->db, &stmt_taken, 2, p, on_taken, w))
+        on_taken(NULL, w);
+}
+
 static void on_inserted(PGresult *res, void *arg)
 {
     struct adding *w = arg;
-    json_t *body = cw_api_body(w->call);
-    if (cw_db_broke(res, "device_taken"))
-        cw_api_fail(w->call, CW_E_DEVICE_TAKEN, "device_id \"%s\" is registered.",
-                    get(w->device, "device_id"));
-    else if (cw_db_broke(res, "node_taken"))
-        cw_api_fail(w->call, CW_E_DEVICE_TAKEN, "node_id \"%s\" is registered.",
-                    get(body, "node_id"));
-    else if (cw_db_broke(res, "device_product"))
+    bool node_taken = cw_db_broke(res, "node_taken");
+    if (node_taken || cw_db_broke(res, "device_taken")) {
+        find_holder(w, node_taken);
+        return;
+    }
+    if (cw_db_broke(res, "device_product"))
         cw_api_fail(w->call, CW_E_NO_PRODUCT, "It has just been deleted.");
     else if (cw_db_broke(res, "device_parent"))
         cw_api_fail(w->call, CW_E_NO_GATEWAY, "It has just been deleted.");
-    else if (!cw_api_db_failed(w->call, res, "register a device")) {
+    else if (!cw_api_db_failed(w->call, res, "register a device") && PQntuples(res) == 0)
+        cw_api_fail(w->call, CW_E_UNAVAILABLE, "The gateway moves at the moment.");
+    else if (cw_db_outcome(res) == CW_DB_OK) {
         fact_told(w->r, "device", w->device_key, w->partition);
         cw_api_reply_json(w->call, 201, json_incref(w->device));
     }
@@ -265,18 +201,17 @@ static char *text_of(const json_t *v) { return v && !json_is_null(v) ? json_text
 
 static bool insert(struct adding *w, json_t *body, int64_t now_ms)
 {
-    char record_id[CW_RECORD_ID_LEN], context[64], key[24], product[24], depth[24], part[24],
-        timeout[24], now[24];
+    char context[64], key[24], product[24], depth[24], part[24], timeout[24], now[24];
     const json_t *o = w->device, *auth = json_object_get(o, "auth_info");
     char *extension = text_of(json_object_get(body, "extension_info")),
-         *desired = text_of(json_object_get(body, "shadow")),
+         *desired = text_of(w->desired),
          *sealed = *w->secret ? cw_seal(w->r->seal_key, seal_context(context, w->device_key, false),
                                         w->secret, strlen(w->secret))
                               : NULL;
     struct cw_buf event = created_event(w, now_ms);
     const struct cw_db_param p[] = {
         cw_db_int(w->device_key, key),
-        CW_TEXT(cw_record_id(record_id)),
+        CW_TEXT(w->record_id),
         CW_TEXT(get(o, "device_id")),
         CW_TEXT(get(o, "node_id")),
         CW_TEXT(w->coap ? get(o, "node_id") : NULL),
@@ -344,37 +279,6 @@ static void shape(struct adding *w, json_t *body, const PGresult *res, int64_t n
     json_object_set_new(o, "auth_info", shown);
 }
 
-/* Desired values must be in the model and writable. False: the call has been failed. */
-static bool check_desired(struct cw_api_call *call, json_t *shadow, const char *model_text)
-{
-    struct cw_model *m = NULL;
-    struct cw_verdicts v = { 0 };
-    struct cw_model_error err;
-    size_t i;
-    json_t *item;
-    bool fine = true;
-    if (cw_model_parse(&m, model_text, strlen(model_text), &err) < 0) {
-        cw_api_fail(call, CW_E_INTERNAL, "The stored model is broken at %s: %s.", err.path,
-                    err.text);
-        return false;
-    }
-    json_array_foreach(shadow, i, item)
-    {
-        fine = cw_model_check_set(m, get(item, "service_id"), json_object_get(item, "desired"), &v);
-        if (!fine)
-            break;
-    }
-    for (size_t k = 0; !fine && k < v.n; k++)
-        if (v.items[k].code != CW_VERDICT_OK) {
-            cw_api_fail(call, CW_E_NOT_WRITABLE, "shadow[%zu].desired%s%s: %s.", i,
-                        *v.items[k].name ? "." : "", v.items[k].name, v.items[k].text);
-            break;
-        }
-    cw_verdicts_free(&v);
-    cw_model_free(&m);
-    return fine;
-}
-
 /* What the lookup found allows it; else the call has been failed. */
 static bool allowed(struct adding *w, json_t *body, const PGresult *res)
 {
@@ -411,12 +315,34 @@ static bool allowed(struct adding *w, json_t *body, const PGresult *res)
     return true;
 }
 
+/* When it is registered: lists take the time from the record id, so both are of one second. */
+static int64_t registered_ms(struct adding *w)
+{
+    char second[9];
+    int64_t now_ms = cw_now_ms();
+    cw_record_id(w->record_id);
+    snprintf(second, sizeof second, "%.8s", w->record_id);
+    int64_t s = strtoll(second, NULL, 16);
+    return now_ms / 1000 == s ? now_ms : s * 1000;
+}
+
+/* False: the call has been failed. */
+static bool wishes(struct adding *w, const json_t *shadow, const char *model_text)
+{
+    json_t *model = model_text ? json_loads(model_text, 0, NULL) : NULL;
+    bool fine = !json_array_size(shadow) || check_desired(w->call, shadow, model);
+    if (fine)
+        w->desired = first_desired(model, shadow);
+    json_decref(model);
+    return fine;
+}
+
 static void on_new(PGresult *res, void *arg)
 {
     struct adding *w = arg;
     json_t *body = cw_api_body(w->call), *shadow = json_object_get(body, "shadow");
     char id[160];
-    int64_t now_ms = cw_now_ms();
+    int64_t now_ms = registered_ms(w);
     if (cw_api_db_failed(w->call, res, "register a device"))
         goto out;
     if (PQntuples(res) == 0) {
@@ -425,8 +351,7 @@ static void on_new(PGresult *res, void *arg)
     }
     w->parent_key = cw_db_str(res, 0, "parent_key");
     w->depth = w->parent_key ? cw_db_i64(res, 0, "depth", 0) + 1 : 0;
-    if (!allowed(w, body, res) ||
-        (json_array_size(shadow) && !check_desired(w->call, shadow, cw_db_str(res, 0, "model"))))
+    if (!allowed(w, body, res) || !wishes(w, shadow, cw_db_str(res, 0, "model")))
         goto out;
     w->device_key = cw_db_i64(res, 0, "device_key", 0);
     w->product_key = cw_db_i64(res, 0, "product_key", 0);
@@ -450,7 +375,7 @@ void add_device(struct cw_api_call *call, void *self)
     char devices[24], children[24];
     json_t *body = cw_api_body(call);
     const char *fingerprint = get(json_object_get(body, "auth_info"), "fingerprint");
-    if (fingerprint && strlen(fingerprint) != 40 && strlen(fingerprint) != 64) {
+    if (!fingerprint_fits(fingerprint)) {
         cw_api_fail(call, CW_E_INVALID, "auth_info.fingerprint: 40 or 64 hex digits.");
         return;
     }

@@ -30,6 +30,9 @@ static const struct cw_api_op operations[] = {
     { "ShowApplications", show_applications },
     { "AddApplication", add_application },
     { "ShowApplication", show_application },
+    { "UpdateApplication", update_application },
+    { "DeleteApplication", delete_application },
+    { "ResetApplicationSecret", reset_application_secret },
     { "ListProducts", list_products },
     { "CreateProduct", create_product },
     { "ShowProduct", show_product },
@@ -41,6 +44,30 @@ static const struct cw_api_op operations[] = {
     { "UpdateDevice", update_device },
     { "DeleteDevice", delete_device },
     { "ResetDeviceSecret", reset_device_secret },
+    { "ResetFingerprint", reset_fingerprint },
+    { "FreezeDevice", freeze_device },
+    { "UnfreezeDevice", unfreeze_device },
+    { "ChangeGateway", change_gateway },
+    { 0 },
+};
+
+#define SPACE_OF_APP                                                                               \
+    "SELECT app_id FROM registry.app"                                                              \
+    " WHERE CASE WHEN $1::text IS NULL THEN default_app ELSE app_id = $1 END"
+
+/* The product that product_find() would choose. */
+static const struct cw_space_rule spaces[] = {
+    { "new", { "space_of_new", SPACE_OF_APP }, { "body:app_id" } },
+    { "import", { "space_of_import", SPACE_OF_APP }, { "query:app_id" } },
+    { "device",
+      { "space_of_device", "SELECT app_id FROM registry.device WHERE device_id = $1" },
+      { "path:device_id" } },
+    { "product",
+      { "space_of_product", "SELECT p.app_id FROM registry.product p JOIN registry.app a"
+                            " USING (app_id) WHERE p.product_id = $1"
+                            " AND ($2::text IS NULL OR p.app_id = $2)"
+                            " ORDER BY a.default_app DESC, p.product_key LIMIT 1" },
+      { "path:product_id", "any:app_id" } },
     { 0 },
 };
 
@@ -80,6 +107,7 @@ static int start(struct cw_app *app, void *self)
     cw_bus_subscribe(cw_app_bus(app), "invalidate.device", NULL, on_invalidate, r);
     cw_bus_watch(cw_app_bus(app), on_bus, r);
     cw_api_serve(app, "registry", operations, r);
+    cw_api_space_rules("registry", spaces);
     cw_api_serve_raw("registry", "open_sessions", sessions_open, r);
     r->uplink = cw_log_append_open(app, CW_LOG_UPLINK);
     events_start(r);
@@ -118,7 +146,7 @@ int main(int argc, char **argv)
                               .options = options,
                               .self = &self,
                               .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
-                              .schema_version = 3,
+                              .schema_version = 10,
                               .start = start,
                               .drain = drain,
                               .stop = stop },

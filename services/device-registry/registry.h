@@ -2,6 +2,7 @@
 #pragma once
 
 #include "libcommon/api_rows.h"
+#include "libcommon/api_space.h"
 #include "libcommon/bus.h"
 #include "libcommon/clock.h"
 #include "libcommon/db.h"
@@ -39,6 +40,11 @@ char *json_text(const json_t *v);
     "to_char(" c " AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
 #define SQL_TIME(ms) "to_timestamp(" ms "::bigint / 1000.0)"
 
+/* ---- apps.c */
+
+#define APP_COLUMNS "app_id, app_name, default_app, " SQL_BASIC_TIME("created") " AS create_time"
+json_t *app_json(const PGresult *res, int row); /* of APP_COLUMNS */
+
 /* ---- facts.c: events of the outbox, and what caches are told */
 
 struct fact {
@@ -60,8 +66,13 @@ uint32_t partition_of(const struct registry *r, const char *id);
 
 /* The oldest first, without pages: there are few. */
 void show_applications(struct cw_api_call *call, void *self);
-void add_application(struct cw_api_call *call, void *self);  /* 201, APP_NAME_TAKEN, APP_QUOTA */
-void show_application(struct cw_api_call *call, void *self); /* 200, NO_APP */
+/* With its secret, which is shown here and after a reset only. */
+void add_application(struct cw_api_call *call, void *self);
+void show_application(struct cw_api_call *call, void *self);
+void update_application(struct cw_api_call *call, void *self);
+/* APP_DEFAULT, APP_NOT_EMPTY. */
+void delete_application(struct cw_api_call *call, void *self);
+void reset_application_secret(struct cw_api_call *call, void *self);
 /* Makes the default space at the first start, then runs done(rc) once. */
 void apps_start(struct registry *r);
 
@@ -86,14 +97,19 @@ void show_device(struct cw_api_call *call, void *self);
 void update_device(struct cw_api_call *call, void *self);
 /* 204 once its session is cut, or nobody has confirmed that within close_ms; HAS_CHILDREN. */
 void delete_device(struct cw_api_call *call, void *self);
-/* With force_disconnect it answers when the session is cut; 503 if nobody confirms that, and then
- * the secret is changed all the same. */
+/* The next two, with force_disconnect, and freeze_device() answer when the session is cut; 503 if
+ * nobody confirms that, and then the change stands all the same. */
 void reset_device_secret(struct cw_api_call *call, void *self);
+void reset_fingerprint(struct cw_api_call *call, void *self); /* without one: cleared */
+void freeze_device(struct cw_api_call *call, void *self);     /* NOT_DIRECT, FROZEN */
+void unfreeze_device(struct cw_api_call *call, void *self);   /* NOT_DIRECT, NOT_FROZEN */
+/* Of a child without children, to a device of the same space. */
+void change_gateway(struct cw_api_call *call, void *self);
 
 /* ---- device_shape.c */
 
-/* Columns that device_json() reads; FROM registry.device d, product p, app a, parent g. */
-extern const char device_columns[];
+/* Columns that device_json() reads, and the tables that they come from. */
+extern const char device_columns[], device_from[];
 enum device_parts { DEVICE_LISTED, DEVICE_PUBLIC, DEVICE_WHOLE };
 /* Listed: the short form of lists. Public: all but secrets (events). Whole: with secrets, which are
  * opened with the seal key. */
@@ -101,6 +117,22 @@ json_t *device_json(const struct registry *r, const PGresult *res, int row,
                     enum device_parts parts);
 /* "device.<key>.primary": what a sealed secret is bound to. */
 const char *seal_context(char out[64], int64_t device_key, bool secondary);
+
+/* devices.c: one row of device_columns, or none. False: cb will not run. */
+bool find_device(struct registry *r, const char *device_id, cw_db_fn *cb, void *arg);
+/* device_secret.c: NULL, or 40 or 64 digits. */
+bool fingerprint_fits(const char *fingerprint);
+
+/* ---- device_desired.c */
+
+/* A name that a shadow cannot have, or NULL. Borrowed. */
+const char *bad_shadow_key(const json_t *properties);
+/* {property: default} of what is writable in a service of a model; the caller owns it. */
+json_t *model_defaults(const json_t *service);
+/* [{service_id, desired}] of defaults and wishes (as in AddDevice.shadow); NULL: none. Owned. */
+json_t *first_desired(const json_t *model, const json_t *wishes);
+/* Wishes must be in the model, writable and of the right type. False: the call has been failed. */
+bool check_desired(struct cw_api_call *call, const json_t *wishes, const json_t *model);
 
 /* ---- close.c */
 

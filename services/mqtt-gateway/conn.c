@@ -226,7 +226,7 @@ void conn_end(struct conn *c, const char *cause)
 
 char *conn_peer(const struct conn *c, char out[PEER_LEN])
 {
-    struct sockaddr_storage at;
+    struct sockaddr_storage at = { 0 }; /* a peer without a name fills in its family only */
     socklen_t len = sizeof at;
     char host[48], port[8];
     if (getpeername(c->fd, (struct sockaddr *)&at, &len) < 0 ||

@@ -39,8 +39,8 @@ static const struct cw_stmt stmt_list = {
     "actions_list",
     "WITH m AS (SELECT " A_COLUMNS " FROM rule.action a JOIN rule.rule r USING (rule_id)"
     " WHERE ($1::text IS NULL OR rule_id = $1) AND ($2::text IS NULL OR channel = $2)"
-    " AND ($3::text IS NULL OR app_type = $3) AND ($4::text IS NULL OR a.app_id = $4))" PAGE(
-        "record_id", "$5", "$6", "$7")
+    " AND ($3::text IS NULL OR app_type = $3) AND ($4::text IS NULL OR a.app_id = $4)"
+    " AND " MAY_SEE("r.app_id", "$8", "$9") ")" PAGE("record_id", "$5", "$6", "$7")
 };
 static const struct cw_stmt stmt_show = { "actions_show",
                                           "SELECT " ACTION_COLUMNS
@@ -260,13 +260,15 @@ void list_actions(struct cw_api_call *call, void *self)
 {
     struct engine *e = self;
     static const char *const filters[] = { "rule_id", "channel", "app_type", "app_id" };
-    struct cw_db_param p[CW_ARRAY_LEN(filters) + 3];
-    struct page_text t;
+    struct cw_db_param p[CW_ARRAY_LEN(filters) + 5];
+    struct page_text t = { 0 };
     for (size_t i = 0; i < CW_ARRAY_LEN(filters); i++)
         p[i] = CW_TEXT(cw_api_query(call, filters[i]));
     page_params(call, p + CW_ARRAY_LEN(filters), &t);
+    space_params(call, p + CW_ARRAY_LEN(filters) + 3, &t);
     if (!cw_db_exec(e->db, &stmt_list, CW_ARRAY_LEN(p), p, on_list, call))
         cw_api_no_db(call);
+    page_text_free(&t);
 }
 
 static void on_show(PGresult *res, void *arg)

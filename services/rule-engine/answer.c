@@ -28,3 +28,16 @@ void page_params(struct cw_api_call *call, struct cw_db_param *p, struct page_te
     p[1] = cw_db_int(cw_api_query_int(call, "limit", 10), t->limit);
     p[2] = cw_db_int(cw_api_query_int(call, "offset", 0), t->offset);
 }
+
+void space_params(struct cw_api_call *call, struct cw_db_param *p, struct page_text *t)
+{
+    cw_api_spaces(call, &t->allowed, &t->denied);
+    p[0] = cw_api_spaces_param(&t->allowed);
+    p[1] = cw_db_array_param(&t->denied);
+}
+
+void page_text_free(struct page_text *t)
+{
+    cw_db_array_free(&t->allowed);
+    cw_db_array_free(&t->denied);
+}

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "libcommon/api_rows.h"
+#include "libcommon/api_space.h"
 #include "libcommon/bus.h"
 #include "libcommon/clock.h"
 #include "libcommon/db.h"
@@ -64,10 +65,20 @@ typedef json_t *row_fn(const PGresult *res, int row); /* a new reference */
 void answer_page(struct cw_api_call *call, const PGresult *res, const char *key, row_fn *row);
 struct page_text {
     char limit[24], offset[24];
+    struct cw_db_array allowed, denied;
 };
-/* The three parameters of paging, into p[0…2]: marker, limit (10), offset (0). They point into *t
- * and the call. */
+/* Parameters of a list, into p[0…2]: marker, limit (10), offset (0). They point into *t and the
+ * call. */
 void page_params(struct cw_api_call *call, struct cw_db_param *p, struct page_text *t);
+
+/* The spaces whose rows the caller may see, into p[0…1], as MAY_SEE takes them; the caller frees
+ * both arrays of *t. A row of no space is for who may see all. */
+void space_params(struct cw_api_call *call, struct cw_db_param *p, struct page_text *t);
+void page_text_free(struct page_text *t);
+#define MAY_SEE(app, allowed, denied)                                                              \
+    "((" allowed "::text[] IS NULL AND cardinality(" denied "::text[]) = 0) OR (" app              \
+    " IS NOT NULL AND (" allowed " IS NULL OR " app " = ANY(" allowed ")) AND " app                \
+    " <> ALL(" denied ")))"
 
 /* Rows of the list m, a page of them, newest first, each with the count of all; one row of NULLs
  * when there is none. */

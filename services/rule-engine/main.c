@@ -34,10 +34,31 @@ static const struct cw_api_op ops[] = {
     { 0 },
 };
 
+/* A rule of all spaces, and its actions, lie in none. */
+static const struct cw_space_rule spaces[] = {
+    { "new",
+      { "space_of_new", "SELECT CASE WHEN $2::text = 'APP' THEN app_id END AS app_id"
+                        " FROM registry.app_view WHERE CASE WHEN $1::text IS NULL THEN default_app"
+                        " ELSE app_id = $1 END" },
+      { "body:app_id", "body:app_type" } },
+    { "rule",
+      { "space_of_rule", "SELECT app_id FROM rule.rule WHERE rule_id = $1" },
+      { "path:rule_id" } },
+    { "action",
+      { "space_of_action", "SELECT r.app_id FROM rule.action JOIN rule.rule r USING (rule_id)"
+                           " WHERE action_id = $1" },
+      { "path:action_id" } },
+    { "rule_of_action",
+      { "space_of_its_rule", "SELECT app_id FROM rule.rule WHERE rule_id = $1" },
+      { "body:rule_id" } },
+    { 0 },
+};
+
 /* No event is looked at before the rules are known. */
 static void on_rules(struct engine *e)
 {
     cw_api_serve(e->app, "rule", ops, e);
+    cw_api_space_rules("rule", spaces);
     if (!cw_app_draining(e->app))
         events_start(e);
     ledger_start(e);
@@ -91,7 +112,7 @@ int main(int argc, char **argv)
                               .options = options,
                               .self = &self,
                               .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
-                              .schema_version = 6,
+                              .schema_version = 10,
                               .start = start,
                               .drain = drain,
                               .stop = stop },

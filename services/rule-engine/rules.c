@@ -24,7 +24,8 @@ static const struct cw_stmt stmt_list = {
     " AND ($2::text IS NULL OR event = $2) AND ($3::text IS NULL OR app_type = $3)"
     " AND ($4::text IS NULL OR app_id = $4)"
     " AND ($5::text IS NULL OR strpos(rule_name, $5) > 0)"
-    " AND ($6::boolean IS NULL OR active = $6))" PAGE("record_id", "$7", "$8", "$9")
+    " AND ($6::boolean IS NULL OR active = $6) AND " MAY_SEE("app_id", "$10", "$11") ")" PAGE(
+        "record_id", "$7", "$8", "$9")
 };
 static const struct cw_stmt stmt_show = { "rules_show", "SELECT " RULE_COLUMNS
                                                         " FROM rule.rule WHERE rule_id = $1" };
@@ -148,13 +149,15 @@ void list_rules(struct cw_api_call *call, void *self)
     struct engine *e = self;
     static const char *const filters[] = { "resource", "event",     "app_type",
                                            "app_id",   "rule_name", "active" };
-    struct cw_db_param p[CW_ARRAY_LEN(filters) + 3];
-    struct page_text t;
+    struct cw_db_param p[CW_ARRAY_LEN(filters) + 5];
+    struct page_text t = { 0 };
     for (size_t i = 0; i < CW_ARRAY_LEN(filters); i++)
         p[i] = CW_TEXT(cw_api_query(call, filters[i]));
     page_params(call, p + CW_ARRAY_LEN(filters), &t);
+    space_params(call, p + CW_ARRAY_LEN(filters) + 3, &t);
     if (!cw_db_exec(e->db, &stmt_list, CW_ARRAY_LEN(p), p, on_list, call))
         cw_api_no_db(call);
+    page_text_free(&t);
 }
 
 static void on_show(PGresult *res, void *arg)

@@ -14,7 +14,7 @@
 #include "services/uplink-processor/report.h"
 #include "services/uplink-processor/uplink.h"
 
-#define SCHEMA_VERSION 4
+#define SCHEMA_VERSION 11
 
 #define AT(field) offsetof(struct uplink, field)
 static const struct cw_option options[] = {
@@ -69,6 +69,7 @@ static void on_lookups(bool connected, void *arg)
                                                                    .group = "uplink-processor",
                                                                    .schema = "data",
                                                                    .output = CW_LOG_EVENT,
+                                                                   .relays_outbox = true,
                                                                    .mandatory = true,
                                                                    .trims = true,
                                                                    .pace_ms = 6,

@@ -1,4 +1,4 @@
-/* api.data.*: shadow, history and why of a device. */
+/* api.data.*: history and why of a device; serve_shadow.c has its shadow. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,19 +7,18 @@
 #include "libcommon/api.h"
 #include "libcommon/clock.h"
 #include "libcommon/json.h"
-#include "services/uplink-processor/uplink.h"
+#include "services/uplink-processor/serve.h"
 
 #define RECORD_ID_DIGITS 24 /* 12 of the time in ms, 12 of the order within it */
 
-static void run(struct cw_api_call *call, struct uplink *u, const struct cw_stmt *stmt, int n,
-                const struct cw_db_param *params, cw_db_fn *cb)
+void serve_query(struct cw_api_call *call, struct uplink *u, const struct cw_stmt *stmt, int n,
+                 const struct cw_db_param *params, cw_db_fn *cb)
 {
     if (!cw_db_exec(cw_app_db(u->app), stmt, n, params, cb, call))
         cw_api_fail(call, CW_E_UNAVAILABLE, "The database is away.");
 }
 
-/* True if res has a row for the device; else the call has been answered. */
-static bool answered_with_rows(struct cw_api_call *call, PGresult *res)
+bool serve_has_rows(struct cw_api_call *call, PGresult *res)
 {
     static struct cw_log_gate gate;
     enum cw_db_outcome outcome = cw_db_outcome(res);
@@ -51,37 +50,6 @@ static void reply(struct cw_api_call *call, struct cw_buf *out)
 {
     cw_api_reply(call, 200, out->data, out->len);
     cw_buf_free(out);
-}
-
-/* ---- shadow */
-
-static const struct cw_stmt stmt_shadow = {
-    "serve_shadow",
-    "SELECT (SELECT coalesce(json_agg(json_build_object('service_id', s.service_id,"
-    " 'desired', json_build_object('properties', s.desired, 'event_time',"
-    " coalesce(s.desired_time, s.created_time)), 'reported', json_build_object('properties',"
-    " s.reported, 'event_time', coalesce(s.reported_time, s.created_time)), 'version', s.version)"
-    " ORDER BY s.service_id), '[]') FROM data.shadow s WHERE s.device_key = d.device_key) AS shadow"
-    " FROM registry.device_view d WHERE d.device_id = $1"
-};
-
-static void on_shadow(PGresult *res, void *arg)
-{
-    struct cw_api_call *call = arg;
-    struct cw_buf out = { 0 };
-    if (!answered_with_rows(call, res))
-        return;
-    cw_buf_str(&out, "{");
-    add_text(&out, "device_id", cw_api_path(call, "device_id"));
-    add_json(&out, "shadow", cw_db_str(res, 0, "shadow"));
-    cw_buf_str(&out, "}");
-    reply(call, &out);
-}
-
-static void show_shadow(struct cw_api_call *call, void *self)
-{
-    struct cw_db_param par = CW_TEXT(cw_api_path(call, "device_id"));
-    run(call, self, &stmt_shadow, 1, &par, on_shadow);
 }
 
 /* ---- history */
@@ -134,7 +102,7 @@ static void on_history(PGresult *res, void *arg)
     struct cw_api_call *call = arg;
     struct cw_buf out = { 0 };
     char id[RECORD_ID_DIGITS + 1] = "";
-    if (!answered_with_rows(call, res))
+    if (!serve_has_rows(call, res))
         return;
     cw_buf_str(&out, "{\"reports\":[");
     for (int i = 0; i < PQntuples(res) && cw_db_str(res, i, "received_ms"); i++) {
@@ -198,7 +166,7 @@ static void list_history(struct cw_api_call *call, void *self)
             cw_db_int(marker_ord, nums[3]),
             cw_db_int(limit, nums[4]),
         };
-        run(call, self, &stmt_history, (int)CW_ARRAY_LEN(params), params, on_history);
+        serve_query(call, self, &stmt_history, (int)CW_ARRAY_LEN(params), params, on_history);
     }
 }
 
@@ -295,7 +263,7 @@ static void on_why(PGresult *res, void *arg)
 {
     struct cw_api_call *call = arg;
     struct cw_buf out = { 0 };
-    if (!answered_with_rows(call, res))
+    if (!serve_has_rows(call, res))
         return;
     cw_buf_str(&out, "{");
     add_state(&out, res);
@@ -308,14 +276,24 @@ static void on_why(PGresult *res, void *arg)
 static void show_why(struct cw_api_call *call, void *self)
 {
     struct cw_db_param par = CW_TEXT(cw_api_path(call, "device_id"));
-    run(call, self, &stmt_why, 1, &par, on_why);
+    serve_query(call, self, &stmt_why, 1, &par, on_why);
 }
 
 static const struct cw_api_op ops[] = {
-    { "ShowDeviceShadow", show_shadow },
-    { "ListDeviceHistory", list_history },
-    { "ShowDeviceWhy", show_why },
+    { "ShowDeviceShadow", show_shadow },     { "UpdateDeviceShadowDesiredData", update_shadow },
+    { "DeleteDeviceShadow", delete_shadow }, { "ListDeviceHistory", list_history },
+    { "ShowDeviceWhy", show_why },           { 0 },
+};
+
+static const struct cw_space_rule spaces[] = {
+    { "device",
+      { "space_of_device", "SELECT app_id FROM registry.device_view WHERE device_id = $1" },
+      { "path:device_id" } },
     { 0 },
 };
 
-void serve_start(struct uplink *u) { cw_api_serve(u->app, "data", ops, u); }
+void serve_start(struct uplink *u)
+{
+    cw_api_serve(u->app, "data", ops, u);
+    cw_api_space_rules("data", spaces);
+}

@@ -10,7 +10,9 @@ static const struct {
     { "messages/up", TOPIC_MESSAGE },
 };
 
-#define RESPONSE "commands/response/request_id="
+/* Answers of devices; the request id follows. */
+static const char *const responses[] = { "commands/response/request_id=",
+                                         "properties/set/response/request_id=" };
 
 static const char *after(const char *text, const char *prefix)
 {
@@ -43,8 +45,10 @@ static void read_suffix(struct topic *t, const char *at)
 
 static void read_system(struct topic *t, const char *path)
 {
-    const char *id = after(path, RESPONSE);
-    if (id) {
+    for (size_t i = 0; i < sizeof responses / sizeof *responses; i++) {
+        const char *id = after(path, responses[i]);
+        if (!id)
+            continue;
         t->kind = TOPIC_COMMAND_RESPONSE;
         take_id(t, id, strlen(id));
         return;

@@ -7,8 +7,8 @@
 enum topic_kind {
     TOPIC_UNKNOWN, /* a system topic that nobody here understands */
     TOPIC_REPORT,
-    TOPIC_MESSAGE, /* messages/up, user topics, and whatever does not begin with $oc */
-    TOPIC_COMMAND_RESPONSE,
+    TOPIC_MESSAGE,          /* messages/up, user topics, and whatever does not begin with $oc */
+    TOPIC_COMMAND_RESPONSE, /* also of properties/set */
 };
 
 struct topic {

@@ -22,7 +22,9 @@ def test_exactly_one_space_is_the_default_one(platform, api):
 
 @pytest.fixture(scope="session")
 def space(platform):
-    return platform.api.post("/apps", {"app_name": unique("space")})
+    made = platform.api.post("/apps", {"app_name": unique("space")})
+    assert re.fullmatch("[0-9a-f]{32}", made.pop("app_secret")), "shown here only"
+    return made
 
 
 def test_a_space_is_created_shown_and_listed(api, space):

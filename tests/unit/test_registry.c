@@ -80,13 +80,13 @@ static int64_t sql_int(const char *text)
     return v;
 }
 
-static void migrate(const char *file)
+static void migrate(void)
 {
-    char command[512];
+    char command[256];
     snprintf(command, sizeof command,
-             PG_BIN "psql -1qX -v ON_ERROR_STOP=1 -h 127.0.0.1 -p %d -U postgres -d postgres -f %s"
-                    " >/dev/null",
-             pg.port, file);
+             "PGHOST=127.0.0.1 PGPORT=%d PGUSER=postgres PGDATABASE=postgres scripts/migrate"
+             " >/dev/null",
+             pg.port);
     assert_int_equal(system(command), 0);
 }
 
@@ -309,8 +309,7 @@ static int start(void **state)
         return -1;
     snprintf(conninfo, sizeof conninfo, "%s/run", var);
     mkdir(conninfo, 0700);
-    migrate("deploy/sql/0001_roles.sql");
-    migrate("deploy/sql/0003_registry.sql");
+    migrate();
     snprintf(conninfo, sizeof conninfo, "host=127.0.0.1 port=%d user=postgres dbname=postgres",
              pg.port);
     db = PQconnectdb(conninfo);
