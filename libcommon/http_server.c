@@ -57,6 +57,7 @@ struct cw_http_request {
     struct cw_buf headers; /* of the answer */
     char id[33], peer[64];
     int64_t complete_ms;
+    size_t body_max;
     bool handed_over, in_flight;
 };
 
@@ -279,6 +280,14 @@ static void skip_empty_lines(struct evbuffer *in)
 }
 
 /* Each step returns true when the state has changed and there may be more to do. */
+static size_t body_max(const struct connection *c)
+{
+    const struct cw_http_config *cfg = &c->server->cfg;
+    size_t own =
+        cfg->body_max ? cfg->body_max(cw_http_method(c->req), cw_http_path(c->req), cfg->arg) : 0;
+    return own > cfg->limits.body_bytes ? own : cfg->limits.body_bytes;
+}
+
 static bool step_head(struct connection *c, struct evbuffer *in)
 {
     const struct cw_http_limits *l = &c->server->cfg.limits;
@@ -305,7 +314,8 @@ static bool step_head(struct connection *c, struct evbuffer *in)
         refuse(c, status, status == 431 ? CW_E_TOO_LARGE : CW_E_FORMAT, why);
         return false;
     }
-    if (c->req->head.body_bytes > l->body_bytes) {
+    c->req->body_max = body_max(c);
+    if (c->req->head.body_bytes > c->req->body_max) {
         refuse(c, 413, CW_E_TOO_LARGE, "The body is too long.");
         return false;
     }
@@ -320,9 +330,8 @@ static bool chunked_done(struct connection *c, struct evbuffer *in)
     bool done = false;
     while (!done && evbuffer_get_length(in)) {
         size_t n = evbuffer_get_contiguous_space(in);
-        long used =
-            cw_http_chunks_feed(&c->req->chunks, &c->req->body, c->server->cfg.limits.body_bytes,
-                                (const char *)evbuffer_pullup(in, (ssize_t)n), n, &done);
+        long used = cw_http_chunks_feed(&c->req->chunks, &c->req->body, c->req->body_max,
+                                        (const char *)evbuffer_pullup(in, (ssize_t)n), n, &done);
         if (used < 0) {
             if (used == -EFBIG)
                 refuse(c, 413, CW_E_TOO_LARGE, "The body is too long.");

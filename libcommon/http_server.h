@@ -33,6 +33,9 @@ struct cw_http_config {
     uint16_t port;          /* 0: any, see cw_http_server_port() */
     struct ssl_ctx_st *tls; /* NULL: plain; borrowed */
     struct cw_http_limits limits;
+    /* A longer body than limits.body_bytes may be taken for some requests: asked once the head is
+     * there; 0: not for this one. NULL: for none. */
+    size_t (*body_max)(const char *method, const char *path, void *arg);
     cw_http_fn *fn;
     void *arg;
 };

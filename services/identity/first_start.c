@@ -34,7 +34,12 @@ static const struct cw_stmt make_first = {
     "a AS (INSERT INTO account (domain_id, name) SELECT $5, $6 FROM mine), "
     "p AS (INSERT INTO project (project_id, domain_id, name) SELECT $2, $5, $7 FROM mine), "
     "u AS (INSERT INTO principal (user_id, domain_id, name, password_hash, role) "
-    "SELECT $1, $5, $8, $9, 'administrator' FROM mine) "
+    "SELECT $1, $5, $8, $9, 'administrator' FROM mine), "
+    "g AS (INSERT INTO user_group (group_id, domain_id, name, description) "
+    "SELECT $11, $5, 'admin', 'made with the account' FROM mine), "
+    "m AS (INSERT INTO membership (group_id, user_id) SELECT $11, $1 FROM mine), "
+    "r AS (INSERT INTO group_policy (group_id, project_id, role_id) "
+    "SELECT $11, $2, '00000000000000000000000000000001' FROM mine) "
     "INSERT INTO access_key (access, user_id, sealed) SELECT $3, $1, $10 FROM mine"
 };
 
@@ -60,7 +65,7 @@ static char *unseal(struct identity *self, const char *table, const char *key, c
 }
 
 /* Letters and digits, none that look alike; 56 of them: 5.8 bits each. */
-static void random_text(char *out, size_t n)
+void random_text(char *out, size_t n)
 {
     static const char letters[] = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnpqrstuvwxyz23456789";
     for (size_t i = 0; i < n;) {
@@ -184,19 +189,21 @@ static void on_made(PGresult *res, void *arg)
 static void make_step(struct first_start *f)
 {
     struct identity *self = f->identity;
-    char user_id[33], project_id[33], domain_id[33], access[ACCESS_LEN + 1], secret[SECRET_LEN + 1];
+    char user_id[33], project_id[33], domain_id[33], group_id[33], access[ACCESS_LEN + 1],
+        secret[SECRET_LEN + 1];
     cw_random_hex(user_id, 32);
     cw_random_hex(project_id, 32);
     cw_random_hex(domain_id, 32);
+    cw_random_hex(group_id, 32);
     random_text(access, ACCESS_LEN);
     random_text(secret, SECRET_LEN);
     char *sealed_password = seal(self, "first_access", user_id, f->password);
     char *sealed_secret = seal(self, "access_key", access, secret);
-    const struct cw_db_param params[] = { CW_TEXT(user_id),      CW_TEXT(project_id),
-                                          CW_TEXT(access),       CW_TEXT(sealed_password),
-                                          CW_TEXT(domain_id),    CW_TEXT(self->domain),
-                                          CW_TEXT(self->region), CW_TEXT("admin"),
-                                          CW_TEXT(f->hash),      CW_TEXT(sealed_secret) };
+    const struct cw_db_param params[] = {
+        CW_TEXT(user_id),   CW_TEXT(project_id),    CW_TEXT(access),       CW_TEXT(sealed_password),
+        CW_TEXT(domain_id), CW_TEXT(self->domain),  CW_TEXT(self->region), CW_TEXT("admin"),
+        CW_TEXT(f->hash),   CW_TEXT(sealed_secret), CW_TEXT(group_id)
+    };
     if (!cw_db_exec(cw_app_db(self->app), &make_first, CW_ARRAY_LEN(params), params, on_made, f))
         retry(f);
     OPENSSL_cleanse(secret, sizeof secret);

@@ -21,9 +21,11 @@ struct identity {
     struct cw_app *app;
     struct hasher *hasher;
     struct first_start first;
+    struct event *sweep;
     /* settings */
     uint8_t key_token[32], key_seal[32];
     char *region, *domain;
+    int64_t users_max, groups_max, policies_max, keys_max, failures_max, lockout_ms, audit_days;
 };
 
 /* tokens.c: KeystoneCreateToken */
@@ -49,6 +51,15 @@ void iam_fail_db(struct cw_api_call *call, const PGresult *res);
 void first_start_run(struct identity *self, void (*serve)(struct identity *self));
 /* No step follows; the proposed password is overwritten. Also if it is over. */
 void first_start_stop(struct identity *self);
+
+/* audit.c: for rest-gateway only; ListAuditRecords; what is older than audit_days goes. */
+void on_write_audit(struct cw_api_call *call, void *self);
+void on_list_audit(struct cw_api_call *call, void *self);
+void audit_start(struct identity *i);
+void audit_stop(struct identity *i); /* also if it was never started */
+
+/* n letters and digits, none that look alike, and NUL. */
+void random_text(char *out, size_t n);
 
 /* Context of a sealed secret: the row that it belongs to. The caller frees. */
 char *seal_context(const char *table, const char *key);

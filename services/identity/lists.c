@@ -1,6 +1,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libcommon/api_rows.h"
 #include "libcommon/crypto.h"
 #include "services/identity/identity.h"
 
@@ -9,6 +10,8 @@ static const char *title(int status)
     return status == 400   ? "Bad Request"
            : status == 401 ? "Unauthorized"
            : status == 403 ? "Forbidden"
+           : status == 404 ? "Not Found"
+           : status == 409 ? "Conflict"
            : status == 503 ? "Service Unavailable"
                            : "Internal Server Error";
 }
@@ -142,29 +145,35 @@ void on_list_domains(struct cw_api_call *call, void *self)
 #define PRINCIPAL                                                                                  \
     "u.user_id, u.name AS user_name, u.generation, u.enabled, u.role, u.domain_id, "               \
     "a.name AS domain_name, (SELECT json_agg(p.project_id)::text FROM project p "                  \
-    "WHERE p.domain_id = u.domain_id) AS projects"
+    "WHERE p.domain_id = u.domain_id) AS projects, "                                               \
+    "(SELECT json_agg(json_build_object('project_id', gp.project_id, 'policy', "                   \
+    "r.document))::text "                                                                          \
+    "FROM membership m JOIN group_policy gp USING (group_id) JOIN policy r USING (role_id) "       \
+    "WHERE m.user_id = u.user_id) AS grants"
 
 static const struct cw_stmt show_principal = { "show_principal",
                                                "SELECT " PRINCIPAL
                                                " FROM principal u JOIN account a USING (domain_id) "
                                                "WHERE u.user_id = $1" };
 static const struct cw_stmt show_access_key = {
-    "show_access_key", "SELECT " PRINCIPAL ", k.access, k.sealed FROM access_key k "
-                       "JOIN principal u USING (user_id) JOIN account a USING (domain_id) "
-                       "WHERE k.access = $1 AND k.enabled"
+    "show_access_key", "WITH k AS (UPDATE access_key SET last_used = now() WHERE access = $1 "
+                       "AND enabled AND (expires IS NULL OR expires > now()) RETURNING *) "
+                       "SELECT " PRINCIPAL ", k.access, k.sealed, k.token_hash, k.policy, "
+                       "(extract(epoch FROM k.expires) * 1000)::bigint AS expires_ms FROM k "
+                       "JOIN principal u USING (user_id) JOIN account a USING (domain_id)"
 };
 
 static json_t *principal(const PGresult *res)
 {
-    const char *projects = cw_db_str(res, 0, "projects");
-    json_t *list = projects ? json_loads(projects, 0, NULL) : NULL;
-    return json_pack("{s:s, s:s, s:I, s:b, s:b, s:s, s:s, s:o}", "user_id",
-                     cw_db_str(res, 0, "user_id"), "user_name", cw_db_str(res, 0, "user_name"),
-                     "generation", (json_int_t)cw_db_i64(res, 0, "generation", 0), "enabled",
-                     strcmp(cw_db_str(res, 0, "enabled"), "t") == 0, "administrator",
-                     strcmp(cw_db_str(res, 0, "role"), "administrator") == 0, "domain_id",
-                     cw_db_str(res, 0, "domain_id"), "domain_name",
-                     cw_db_str(res, 0, "domain_name"), "projects", list ? list : json_array());
+    json_t *o =
+        json_pack("{s:s, s:s, s:I, s:b, s:s, s:s}", "user_id", cw_db_str(res, 0, "user_id"),
+                  "user_name", cw_db_str(res, 0, "user_name"), "generation",
+                  (json_int_t)cw_db_i64(res, 0, "generation", 0), "enabled",
+                  strcmp(cw_db_str(res, 0, "enabled"), "t") == 0, "domain_id",
+                  cw_db_str(res, 0, "domain_id"), "domain_name", cw_db_str(res, 0, "domain_name"));
+    cw_row_json(o, "projects", res, 0, "projects");
+    cw_row_json(o, "grants", res, 0, "grants");
+    return o;
 }
 
 static bool found(struct cw_api_call *call, const PGresult *res)
@@ -212,6 +221,9 @@ static void on_access_key(PGresult *res, void *arg)
     }
     json_t *out = principal(res);
     json_object_set_new(out, "secret", json_string(secret));
+    cw_row_text(out, "token_hash", res, 0, "token_hash");
+    cw_row_json(out, "policy", res, 0, "policy");
+    cw_row_json(out, "expires_ms", res, 0, "expires_ms");
     free(secret);
     cw_api_reply_json(k.call, 200, out);
 }

@@ -2,7 +2,7 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "services/identity/identity.h"
+#include "services/identity/iam.h"
 
 #define AT(f) offsetof(struct identity, f)
 
@@ -13,20 +13,36 @@ static const struct cw_option options[] = {
       "name of the project that a first start makes" },
     { "DOMAIN", CW_OPT_STRING, "causeway", 1, 64, AT(domain),
       "name of the account that a first start makes" },
+    { "USERS_MAX", CW_OPT_INT, "1000", 1, 100000, AT(users_max), "users of an account" },
+    { "GROUPS_MAX", CW_OPT_INT, "200", 1, 100000, AT(groups_max), "groups of an account" },
+    { "POLICIES_MAX", CW_OPT_INT, "200", 1, 100000, AT(policies_max),
+      "own policies of an account" },
+    { "KEYS_MAX", CW_OPT_INT, "10", 1, 1000, AT(keys_max), "permanent access keys of a user" },
+    { "LOGIN_FAILURES", CW_OPT_INT, "5", 0, 1000, AT(failures_max),
+      "wrong passwords in a row that lock a user; 0: never" },
+    { "LOCKOUT", CW_OPT_MS, "15m", 1000, 86400000, AT(lockout_ms), "how long it is locked" },
+    { "AUDIT_DAYS", CW_OPT_INT, "180", 1, 3650, AT(audit_days), "days that the audit log is kept" },
     { 0 },
 };
 
-static const struct cw_api_op operations[] = {
-    { "KeystoneCreateToken", on_create_token },
-    { "KeystoneListProjects", on_list_projects },
-    { "KeystoneListRegions", on_list_regions },
-    { "KeystoneListDomains", on_list_domains },
-    { "ShowPrincipal", on_show_principal },
-    { "ShowAccessKey", on_show_access_key },
-    { 0 },
+static const struct cw_api_op own[] = {
+    { "KeystoneCreateToken", on_create_token }, { "KeystoneListProjects", on_list_projects },
+    { "KeystoneListRegions", on_list_regions }, { "KeystoneListDomains", on_list_domains },
+    { "ShowPrincipal", on_show_principal },     { "ShowAccessKey", on_show_access_key },
+    { "WriteAudit", on_write_audit },           { "ListAuditRecords", on_list_audit },
 };
 
-static void serve(struct identity *self) { cw_api_serve(self->app, "identity", operations, self); }
+/* Those of the table of users, groups, policies and keys are one handler. */
+static void serve(struct identity *self)
+{
+    static struct cw_api_op operations[CW_ARRAY_LEN(own) + 64];
+    size_t n = CW_ARRAY_LEN(own);
+    memcpy(operations, own, sizeof own);
+    for (const struct iam_row *row = iam_rows; row->operation; row++)
+        operations[n++] = (struct cw_api_op){ row->operation, on_iam };
+    cw_api_serve(self->app, "identity", operations, self);
+    audit_start(self);
+}
 
 static int identity_start(struct cw_app *app, void *arg)
 {
@@ -49,6 +65,7 @@ static void identity_drain(struct cw_app *app, void *arg)
 static void identity_stop(void *arg)
 {
     struct identity *self = arg;
+    audit_stop(self);
     first_start_stop(self);
     hasher_close(&self->hasher);
 }
@@ -67,7 +84,7 @@ int main(int argc, char **argv)
                                                 .options = options,
                                                 .self = &self,
                                                 .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
-                                                .schema_version = 2,
+                                                .schema_version = 12,
                                                 .start = identity_start,
                                                 .drain = identity_drain,
                                                 .stop = identity_stop,

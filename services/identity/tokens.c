@@ -17,7 +17,8 @@ static const char nobody[] = "scrypt.14.00000000000000000000000000000000."
 struct login {
     struct identity *self;
     struct cw_api_call *call;
-    bool known, enabled, scope_found, scoped;
+    bool known, enabled, locked, scope_found, scoped;
+    int64_t failures;
     struct cw_token token;
     char *user_name, *domain_id, *domain_name, *project_name, *role;
 };
@@ -26,6 +27,7 @@ struct login {
  * $6 project name. An account's name may be left out when the user is named by id. */
 static const struct cw_stmt find_user = {
     "find_user", "SELECT u.user_id, u.name AS user_name, u.password_hash, u.generation, u.enabled, "
+                 "u.failures, coalesce(u.locked_until > now(), false) AS locked, "
                  "u.role, a.domain_id, a.name AS domain_name, p.project_id, p.name AS project_name "
                  "FROM principal u JOIN account a USING (domain_id) LEFT JOIN project p "
                  "ON p.domain_id = a.domain_id AND (p.project_id = $5 OR p.name = $6) "
@@ -76,19 +78,76 @@ static void answer(struct login *l)
     cw_api_reply_json(l->call, 201, json_pack("{s:o}", "token", token));
 }
 
+/* ---- wrong passwords: so many in a row lock the user for a while */
+
+static const struct cw_stmt stmt_failed = {
+    "login_failed",
+    "UPDATE principal SET last_failure = now(),"
+    " failures = CASE WHEN n.failures >= $2::int THEN 0 ELSE n.failures END,"
+    " locked_until = CASE WHEN n.failures >= $2::int THEN"
+    "  now() + make_interval(secs => $3::bigint / 1000.0) ELSE locked_until END"
+    " FROM (SELECT CASE WHEN last_failure > now() - make_interval(secs => $3::bigint / 1000.0)"
+    "  THEN failures + 1 ELSE 1 END AS failures FROM principal WHERE user_id = $1 FOR UPDATE) n"
+    " WHERE user_id = $1 AND (locked_until IS NULL OR locked_until <= now())"
+    " RETURNING name, locked_until > now() AS locked"
+};
+static const struct cw_stmt stmt_succeeded = { "login_succeeded",
+                                               "UPDATE principal SET failures = 0"
+                                               " WHERE user_id = $1" };
+
+static void on_failed(PGresult *res, void *arg)
+{
+    (void)arg;
+    const char *locked = PQntuples(res) ? cw_db_str(res, 0, "locked") : NULL;
+    if (cw_db_outcome(res) == CW_DB_OK && locked && *locked == 't')
+        cw_log(CW_WARN, "user_locked", "user=%s", cw_db_str(res, 0, "name"));
+}
+
+static void note_failure(struct login *l)
+{
+    char max[24], ms[24];
+    const struct cw_db_param p[] = { CW_TEXT(l->token.user_id),
+                                     cw_db_int(l->self->failures_max, max),
+                                     cw_db_int(l->self->lockout_ms, ms) };
+    if (l->known && !l->locked && l->self->failures_max)
+        cw_db_exec(cw_app_db(l->self->app), &stmt_failed, 3, p, on_failed, NULL);
+}
+
+static void note_success(struct login *l)
+{
+    const struct cw_db_param p[] = { CW_TEXT(l->token.user_id) };
+    if (l->failures)
+        cw_db_exec(cw_app_db(l->self->app), &stmt_succeeded, 1, p, NULL, NULL);
+}
+
+/* One sentence for all of them: it tells a stranger nothing. */
+static void refuse(struct login *l)
+{
+    if (l->self->failures_max)
+        iam_fail(l->call, 401,
+                 "The username or password is wrong; after %lld wrong ones in a row a user is "
+                 "locked for %lld s.",
+                 (long long)l->self->failures_max, (long long)(l->self->lockout_ms / 1000));
+    else
+        iam_fail(l->call, 401, "The username or password is wrong.");
+}
+
 static void on_checked(bool ok, const char *hash, void *arg)
 {
     struct login *l = arg;
     (void)hash;
-    cw_log(CW_INFO, "login", "user=%s ok=%d", l->known ? l->user_name : "-",
-           ok && l->known && l->enabled);
-    if (!ok || !l->known)
-        iam_fail(l->call, 401, "The username or password is wrong.");
-    else if (!l->enabled)
+    cw_log(CW_INFO, "login", "user=%s ok=%d locked=%d", l->known ? l->user_name : "-",
+           ok && l->known && l->enabled && !l->locked, l->locked);
+    if (!ok || !l->known || l->locked) {
+        if (!ok)
+            note_failure(l);
+        refuse(l);
+    } else if (!l->enabled)
         iam_fail(l->call, 401, "The user is disabled.");
     else if (l->scoped && !l->scope_found)
         iam_fail(l->call, 401, "The account has no such project.");
     else {
+        note_success(l);
         l->token.issued_ms = cw_now_ms();
         l->token.expires_ms = l->token.issued_ms + TOKEN_LIFE_MS;
         answer(l);
@@ -107,6 +166,8 @@ static void read_user(struct login *l, const PGresult *res)
     const char *project = cw_db_str(res, 0, "project_id");
     l->known = true;
     l->enabled = strcmp(cw_db_str(res, 0, "enabled"), "t") == 0;
+    l->locked = *cw_db_str(res, 0, "locked") == 't';
+    l->failures = cw_db_i64(res, 0, "failures", 0);
     l->user_name = column(res, "user_name");
     l->domain_id = column(res, "domain_id");
     l->domain_name = column(res, "domain_name");
@@ -146,7 +207,7 @@ static void on_user(PGresult *res, void *arg)
     if (rc == -EAGAIN)
         iam_fail(l->call, 503, "Too many logins at once. Try again in a moment.");
     else
-        iam_fail(l->call, 401, "The username or password is wrong.");
+        refuse(l);
     login_free(l);
 }
 

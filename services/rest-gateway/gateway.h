@@ -3,6 +3,7 @@
 
 #include "libcommon/http_server.h"
 #include "libcommon/service.h"
+#include "services/rest-gateway/audit.h"
 #include "services/rest-gateway/known.h"
 #include "services/rest-gateway/rate.h"
 
@@ -12,6 +13,7 @@ struct gateway {
     struct ssl_ctx_st *tls_ctx;
     struct known_cache *known;
     struct rate *rate;
+    struct audit *audit;
     struct cw_metric *seconds;
     /* settings */
     int64_t http_port, https_port, rate_per_s;
@@ -21,3 +23,5 @@ struct gateway {
 
 /* One request of the public API, from the listener to the answer; arg is the gateway. */
 void on_request(struct cw_http_request *req, void *arg);
+/* How long the body of a request may be that takes bytes; 0: as any other. */
+size_t body_max(const char *method, const char *path, void *arg);

@@ -39,13 +39,17 @@ static void clear(struct known *k)
 {
     if (k->secret)
         OPENSSL_cleanse(k->secret, strlen(k->secret));
-    char **texts[] = { &k->user_id, &k->secret, &k->user_name, &k->domain_id, &k->domain_name };
+    char **texts[] = { &k->user_id,   &k->secret,      &k->user_name,
+                       &k->domain_id, &k->domain_name, &k->token_hash };
     for (size_t i = 0; i < CW_ARRAY_LEN(texts); i++) {
         free(*texts[i]);
         *texts[i] = NULL;
     }
     for (size_t i = 0; i < k->n_projects; i++)
         free(k->projects[i]);
+    json_decref(k->grants);
+    json_decref(k->policy);
+    k->grants = k->policy = NULL;
     free(k->projects);
     k->projects = NULL;
     k->n_projects = 0;
@@ -82,9 +86,13 @@ static bool read_answer(struct known *k, const Causeway__ApiReply *reply)
     k->domain_name = copy(o, "domain_name");
     k->generation = json_integer_value(json_object_get(o, "generation"));
     k->enabled = json_is_true(json_object_get(o, "enabled"));
-    k->administrator = json_is_true(json_object_get(o, "administrator"));
-    if (k->kind == KNOWN_ACCESS_KEY)
+    k->grants = json_incref(json_object_get(o, "grants"));
+    if (k->kind == KNOWN_ACCESS_KEY) {
         k->secret = copy(o, "secret");
+        k->token_hash = copy(o, "token_hash");
+        k->expires_ms = json_integer_value(json_object_get(o, "expires_ms"));
+        k->policy = json_incref(json_object_get(o, "policy"));
+    }
     json_t *projects = json_object_get(o, "projects");
     k->projects = cw_calloc(json_array_size(projects) + 1, sizeof *k->projects);
     json_array_foreach(projects, i, project) if (json_is_string(project))
@@ -232,6 +240,13 @@ static void on_bus(bool connected, void *arg)
         drop_older(arg, INT64_MAX);
 }
 
+/* Rights or keys have changed. */
+static void on_invalidate(const struct cw_bus_msg *msg, void *arg)
+{
+    (void)msg;
+    drop_older(arg, INT64_MAX);
+}
+
 struct known_cache *known_open(struct cw_app *app)
 {
     static const struct timeval often = { SWEEP_S, 0 };
@@ -240,6 +255,7 @@ struct known_cache *known_open(struct cw_app *app)
     cache->sweep = event_new(cw_app_base(app), -1, EV_PERSIST, on_sweep, cache);
     event_add(cache->sweep, &often);
     cw_bus_watch(cw_app_bus(app), on_bus, cache);
+    cw_bus_subscribe(cw_app_bus(app), "invalidate.identity", NULL, on_invalidate, cache);
     return cache;
 }
 

@@ -1,7 +1,8 @@
 /* known.h - what identity has told about users and access keys, kept for seconds. Loop thread only.
  *
  * A principal is kept 5 s, the secret of an access key 60 s, an unknown one 5 s; all of it goes
- * when NATS reconnects. Questions for the same thing are asked once. */
+ * when identity says that rights have changed, and when NATS reconnects. Questions for the same
+ * thing are asked once. */
 #pragma once
 
 #include <sys/queue.h>
@@ -22,11 +23,16 @@ struct known {
     char *id;
     bool loading, found;
     int64_t until_ms;
-    char *user_id, *secret; /* of an access key */
+    /* of an access key; the last three of a temporary one: expires_ms 0, token_hash "" and NULL */
+    char *user_id, *secret;
+    int64_t expires_ms;
+    char *token_hash;
+    struct json_t *policy;
     /* of a user */
     char *user_name, *domain_id, *domain_name;
     int64_t generation;
-    bool enabled, administrator; /* administrator: all; else what only looks */
+    bool enabled;
+    struct json_t *grants; /* [{project_id, policy}] */
     char **projects;
     size_t n_projects;
 };

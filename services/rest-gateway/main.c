@@ -34,6 +34,7 @@ static int listen_on(struct gateway *g, struct cw_http_server **out, int64_t por
                                   .port = (uint16_t)port,
                                   .tls = tls,
                                   .limits = CW_HTTP_LIMITS,
+                                  .body_max = body_max,
                                   .fn = on_request,
                                   .arg = g };
     int rc = cw_http_server_open(out, &cfg);
@@ -64,6 +65,7 @@ static int gateway_start(struct cw_app *app, void *self)
     raise_descriptors();
     g->known = known_open(app);
     g->rate = rate_open(g->rate_per_s);
+    g->audit = audit_open(app);
     g->seconds =
         cw_histogram_ms("causeway_rest_request_ms", NULL, "Complete request to its answer");
     if (g->https_port) {
@@ -95,6 +97,7 @@ static void gateway_stop(void *self)
     struct gateway *g = self;
     cw_http_server_close(&g->plain);
     cw_http_server_close(&g->tls);
+    audit_close(&g->audit);
     known_close(&g->known);
     rate_close(&g->rate);
     SSL_CTX_free(g->tls_ctx);

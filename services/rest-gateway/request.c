@@ -7,10 +7,12 @@
 
 #include "libcommon/api.h"
 #include "libcommon/clock.h"
+#include "libcommon/crypto.h"
 #include "libcommon/json.h"
 #include "libcommon/metrics.h"
 #include "libcommon/token.h"
 #include "proto/routes.h"
+#include "services/rest-gateway/policy.h"
 #include "services/rest-gateway/route.h"
 #include "services/rest-gateway/signature.h"
 #include "services/rest-gateway/validate.h"
@@ -25,6 +27,10 @@ struct call {
     struct signature signature;
     struct cw_token token;
     bool is_signed;
+    bool temporary;         /* signed with a key that ends by itself */
+    json_t *grants, *limit; /* what the user may; what a temporary key may at most, or NULL */
+    struct access access;   /* its texts lie in these two */
+    bool self_only, audited;
     char *user_id, *user_name, *project_id;
     Causeway__Pair query[QUERY_MAX], *query_list[QUERY_MAX];
     size_t n_query;
@@ -41,6 +47,36 @@ static const struct {
 
 /* ---- answers */
 
+/* The id of what a call made or changed: the last one of the path, else that of the answer. */
+static const char *changed_id(const struct call *c, const json_t *answer)
+{
+    static const char *const ids[] = { "device_id", "product_id", "rule_id",
+                                       "action_id", "cert_id",    "app_id" };
+    static const char *const things[] = { "user", "group", "role", "credential" };
+    const struct route_match *m = &c->match;
+    if (m->n_vars && strcmp(m->vars[m->n_vars - 1].name, "project_id") != 0)
+        return m->vars[m->n_vars - 1].value;
+    for (size_t i = 0; i < CW_ARRAY_LEN(ids); i++)
+        if (cw_json_text(answer, ids[i]))
+            return cw_json_text(answer, ids[i]);
+    for (size_t i = 0; i < CW_ARRAY_LEN(things); i++) {
+        const json_t *o = json_object_get(answer, things[i]);
+        const char *id = cw_json_text(o, "id");
+        if (id || (id = cw_json_text(o, "access")))
+            return id;
+    }
+    return NULL;
+}
+
+static void end_audit(struct call *c, int status, const void *body, size_t len)
+{
+    struct cw_json_error err;
+    json_t *answer = len ? cw_json_parse(body, len, &err) : NULL;
+    audit_end(c->g->audit, cw_http_id(c->req), status, cw_json_text(answer, "error_code"),
+              changed_id(c, answer));
+    json_decref(answer);
+}
+
 static void finish(struct call *c, int status, const char *type, const void *body, size_t len)
 {
     int64_t ms = cw_http_age_ms(c->req);
@@ -52,7 +88,11 @@ static void finish(struct call *c, int status, const char *type, const void *bod
            cw_http_method(c->req), cw_http_path(c->req),
            c->match.route ? c->match.route->operation : "-", status, (long long)ms, in, len,
            c->user_name ? c->user_name : "-", cw_http_peer(c->req), cw_http_id(c->req));
+    if (c->audited)
+        end_audit(c, status, body, len);
     cw_http_reply(c->req, status, type, body, len);
+    json_decref(c->grants);
+    json_decref(c->limit);
     route_match_free(&c->match);
     signature_free(&c->signature);
     for (size_t i = 0; i < c->n_query; i++)
@@ -124,9 +164,13 @@ static void on_answer(int rc, const Causeway__ApiReply *reply, void *arg)
         fail_away(c, c->match.route->service, rc);
         return;
     }
+    const char *type = NULL;
     for (size_t i = 0; i < reply->n_headers; i++)
-        cw_http_reply_header(c->req, reply->headers[i]->name, reply->headers[i]->value);
-    finish(c, (int)reply->status, NULL, reply->body.data, reply->body.len);
+        if (strcasecmp(reply->headers[i]->name, "Content-Type") == 0)
+            type = reply->headers[i]->value;
+        else
+            cw_http_reply_header(c->req, reply->headers[i]->name, reply->headers[i]->value);
+    finish(c, (int)reply->status, type, reply->body.data, reply->body.len);
 }
 
 static void ask_owner(struct call *c)
@@ -152,13 +196,75 @@ static void ask_owner(struct call *c)
     request.n_path = c->match.n_vars;
     request.query = c->query_list;
     request.n_query = c->n_query;
-    if (route->body) {
+    request.permission = (char *)(route->permission ? route->permission : "");
+    request.self_only = c->self_only;
+    request.peer = (char *)cw_http_peer(c->req);
+    char *all[] = { (char *)"*" };
+    if (route->space && !access_everywhere(&c->access)) {
+        request.some_spaces = true;
+        request.spaces = c->access.all ? all : (char **)c->access.allowed;
+        request.n_spaces = c->access.all ? 1 : c->access.n_allowed;
+        request.spaces_denied = (char **)c->access.denied;
+        request.n_spaces_denied = c->access.n_denied;
+    }
+    if (route->body || route->media) {
         request.body.data = c->body.len ? (uint8_t *)c->body.data : (uint8_t *)body;
         request.body.len = c->body.len ? c->body.len : len;
     }
     int rc = cw_api_ask(c->g->app, route->service, &request, on_answer, c);
     if (rc < 0)
         fail_away(c, route->service, rc);
+}
+
+/* ---- a change is written down first */
+
+static void on_audited(int rc, void *arg)
+{
+    struct call *c = arg;
+    if (rc == 0) {
+        ask_owner(c);
+        return;
+    }
+    c->audited = false;
+    cw_http_reply_header(c->req, "Retry-After", "1");
+    fail(c, CW_E_UNAVAILABLE, "The audit log cannot be written; nothing was changed.");
+}
+
+/* What only looks is not written down, nor what goes to a device: that has its own history. */
+static bool is_change(const struct cw_route *route)
+{
+    const char *verb = route->permission ? strrchr(route->permission, ':') + 1 : "query";
+    return strcmp(route->method, "GET") != 0 && strncmp(verb, "query", 5) != 0 &&
+           strcmp(verb, "send") != 0;
+}
+
+/* Below the project, as far as it fits. */
+static const char *resource_of(const struct call *c, char out[256])
+{
+    const char *project = route_var(&c->match, "project_id"), *path = cw_http_path(c->req),
+               *at = project ? strstr(path, project) : NULL;
+    snprintf(out, 256, "%s", at && at[strlen(project)] ? at + strlen(project) : path);
+    return out;
+}
+
+static void go_on(struct call *c)
+{
+    char resource[256];
+    if (!is_change(c->match.route)) {
+        ask_owner(c);
+        return;
+    }
+    c->audited = true;
+    audit_begin(c->g->audit,
+                &(struct audit_record){ .project_id = c->project_id ? c->project_id : "",
+                                        .user_id = c->user_id,
+                                        .user_name = c->user_name,
+                                        .peer = cw_http_peer(c->req),
+                                        .request_id = cw_http_id(c->req),
+                                        .operation = c->match.route->operation,
+                                        .method = c->match.route->method,
+                                        .resource = resource_of(c, resource) },
+                on_audited, c);
 }
 
 /* ---- is it valid */
@@ -225,12 +331,9 @@ static int read_path(struct call *c, struct refusal *r)
     return 0;
 }
 
-static bool is_json(const char *content_type)
+static bool is_type(const char *content_type, const char *want)
 {
-    static const char want[] = "application/json";
-    if (!content_type)
-        return true;
-    size_t n = strcspn(content_type, "; \t");
+    size_t n = content_type ? strcspn(content_type, "; \t") : 0;
     return n == strlen(want) && strncasecmp(content_type, want, n) == 0;
 }
 
@@ -241,6 +344,28 @@ static int refuse_format(struct refusal *r, const char *text)
     return -EINVAL;
 }
 
+/* A body that is not JSON: its owner reads it. */
+static int read_bytes(struct call *c, struct refusal *r)
+{
+    const struct cw_route *route = c->match.route;
+    size_t len;
+    cw_http_body(c->req, &len);
+    if (!is_type(cw_http_header(c->req, "Content-Type"), route->media)) {
+        r->error = CW_E_FORMAT;
+        snprintf(r->text, sizeof r->text, "The media type must be %s.", route->media);
+        return -EINVAL;
+    }
+    if (len == 0)
+        return refuse_format(r, "The body is missing.");
+    if (len > route->max_bytes) {
+        r->error = CW_E_TOO_LARGE;
+        snprintf(r->text, sizeof r->text, "The body has %zu bytes; %u are allowed.", len,
+                 route->max_bytes);
+        return -EINVAL;
+    }
+    return 0;
+}
+
 static int read_body(struct call *c, struct refusal *r)
 {
     const struct cw_route *route = c->match.route;
@@ -248,11 +373,14 @@ static int read_body(struct call *c, struct refusal *r)
     bool changed;
     size_t len;
     const char *text = cw_http_body(c->req, &len);
+    if (route->media)
+        return read_bytes(c, r);
     if (!route->body)
         return 0;
     if (len == 0 && route->body_required)
         return refuse_format(r, "The body is missing.");
-    if (len && !is_json(cw_http_header(c->req, "Content-Type")))
+    const char *type = cw_http_header(c->req, "Content-Type");
+    if (len && type && !is_type(type, "application/json"))
         return refuse_format(r, "The media type must be application/json.");
     json_t *root = len ? cw_json_parse(text, len, &err) : json_object();
     if (!root)
@@ -270,15 +398,26 @@ static void validate(struct call *c)
     if (read_path(c, &r) < 0 || read_query(c, &r) < 0 || read_body(c, &r) < 0)
         fail(c, r.error, "%s", r.text);
     else
-        ask_owner(c);
+        go_on(c);
 }
 
 /* ---- may he */
 
-/* Readers may use what only looks: query, queryList. */
-static bool only_looks(const char *permission)
+/* True if the route may be used at all; in which spaces is in c->access. */
+static bool permitted(struct call *c)
 {
-    return strncmp(strrchr(permission, ':') + 1, "query", 5) == 0;
+    const struct cw_route *route = c->match.route;
+    if (strcmp(route->permission, "iam:self:query") == 0)
+        return true;
+    if (strncmp(route->permission, "iam:self:", 9) == 0) /* a key that ends makes no other one */
+        return !c->temporary;
+    access_of_grants(&c->access, c->grants, c->project_id, route->permission);
+    if (c->limit)
+        access_limit(&c->access, c->limit, route->permission);
+    if (route->space ? access_any(&c->access) : access_everywhere(&c->access))
+        return true;
+    c->self_only = route->self && !c->temporary;
+    return c->self_only;
 }
 
 static bool project_fits(struct call *c, const struct known *user)
@@ -303,7 +442,8 @@ static bool project_fits(struct call *c, const struct known *user)
 
 static void authorise(struct call *c, const struct known *user)
 {
-    const char *permission = c->match.route->permission;
+    char resource[256];
+    c->grants = json_incref(user->grants);
     c->user_id = cw_strdup(user->id);
     c->user_name = cw_strdup(user->user_name);
     if (!c->is_signed && c->token.generation != user->generation) {
@@ -316,11 +456,13 @@ static void authorise(struct call *c, const struct known *user)
     }
     if (!project_fits(c, user))
         return;
-    if (!user->administrator && !only_looks(permission)) {
-        fail(c, CW_E_PERMISSION,
-             "The user does not have the permission: \"%s\" needs %s for %s; an administrator of "
-             "\"%s\" can grant it.",
-             user->user_name, permission, c->match.route->operation, user->domain_name);
+    if (!permitted(c)) {
+        fail(
+            c, CW_E_PERMISSION,
+            "The user does not have the permission: \"%s\" needs %s for %s on %s; an administrator "
+            "of \"%s\" can grant it.",
+            user->user_name, c->match.route->permission, c->match.route->operation,
+            resource_of(c, resource), user->domain_name);
         return;
     }
     unsigned wait_s = rate_take(c->g->rate, user->id, cw_mono_ms());
@@ -361,6 +503,26 @@ static struct signed_request as_signed(struct call *c, struct signed_header *hea
     return r;
 }
 
+static bool expired(const struct known *key)
+{
+    return key->expires_ms && cw_now_ms() >= key->expires_ms;
+}
+
+/* A temporary key comes with its token, and only with that; the signature covers it. */
+static bool token_fits(struct call *c, const struct known *key)
+{
+    uint8_t digest[CW_DIGEST_LEN];
+    char hex[CW_DIGEST_HEX_LEN];
+    const char *token = signature_covers(&c->signature, "x-security-token")
+                            ? cw_http_header(c->req, "X-Security-Token")
+                            : NULL;
+    if (!token || !*key->token_hash)
+        return !token && !*key->token_hash;
+    cw_sha256(digest, token, strlen(token));
+    cw_hex(hex, digest, sizeof digest);
+    return cw_equal(hex, strlen(hex), key->token_hash, strlen(key->token_hash));
+}
+
 static void on_access_key(int rc, const struct known *key, void *arg)
 {
     struct call *c = arg;
@@ -371,16 +533,14 @@ static void on_access_key(int rc, const struct known *key, void *arg)
         fail_away(c, "identity", rc);
         return;
     }
-    /* temporary keys are not issued here: a request that signs such a token has somebody else's */
-    bool temporary = cw_http_header(c->req, "X-Security-Token") &&
-                     signature_covers(&c->signature, "x-security-token");
-    if (!key || temporary || signature_verify(&c->signature, &r, key->secret) < 0) {
+    const char *reason = !key                                                   ? "unknown_key"
+                         : expired(key)                                         ? "expired_key"
+                         : !token_fits(c, key)                                  ? "security_token"
+                         : signature_verify(&c->signature, &r, key->secret) < 0 ? "mismatch"
+                                                                                : NULL;
+    if (reason) {
         cw_log(CW_INFO, "signature_refused", "access=%s reason=%s peer=%s id=%s",
-               c->signature.access,
-               !key        ? "unknown_key"
-               : temporary ? "security_token"
-                           : "mismatch",
-               cw_http_peer(c->req), cw_http_id(c->req));
+               c->signature.access, reason, cw_http_peer(c->req), cw_http_id(c->req));
         signature_digest(digest, &c->signature, &r);
         fail(c, CW_E_UNAUTHORIZED,
              "The access key or the signature is wrong; the canonical request has the SHA-256 %s "
@@ -388,6 +548,8 @@ static void on_access_key(int rc, const struct known *key, void *arg)
              digest);
         return;
     }
+    c->temporary = key->expires_ms != 0;
+    c->limit = json_incref(key->policy);
     known_get(c->g->known, KNOWN_USER, key->user_id, on_user, c);
 }
 
@@ -442,6 +604,17 @@ static void serve_contract(struct call *c)
         cw_http_reply_header(c->req, "Allow", "GET");
         fail(c, CW_E_METHOD, "/openapi.json has GET.");
     }
+}
+
+size_t body_max(const char *method, const char *path, void *arg)
+{
+    struct route_match m = { 0 };
+    size_t max = 0;
+    (void)arg;
+    if (route_find(&m, method, path) == 0 && m.route->media)
+        max = m.route->max_bytes;
+    route_match_free(&m);
+    return max;
 }
 
 void on_request(struct cw_http_request *req, void *arg)

@@ -588,6 +588,9 @@ static void a_reader_looks_and_changes_nothing(void **state)
     (void)state;
     sql("INSERT INTO identity.principal (user_id, domain_id, name, password_hash, role) "
         "SELECT 'reader-1', domain_id, 'eve', '-', 'reader' FROM identity.account");
+    sql("DO $$ BEGIN PERFORM identity.first_group(u.domain_id, p.project_id, u.user_id, 'readers', "
+        "'00000000000000000000000000000003') FROM identity.principal u "
+        "JOIN identity.project p USING (domain_id) WHERE u.user_id = 'reader-1'; END $$");
     token_for("reader-1", 1, 0, token_header, sizeof token_header);
     assert_int_equal(call("GET", "/devices", NULL), 200);
     assert_string_equal(text_at("user", NULL), "eve");
