@@ -309,8 +309,8 @@ const struct iam_row iam_rows[] = {
       .missing = "access key" },
     { .operation = "UpdatePermanentAccessKey",
       .stmt = { "iam_update_key",
-                "UPDATE identity.access_key k SET enabled = coalesce($4 = 'active', enabled),"
-                " description = coalesce($5, description) FROM identity.principal u WHERE"
+                "UPDATE identity.access_key k SET enabled = coalesce($4 = 'active', k.enabled),"
+                " description = coalesce($5, k.description) FROM identity.principal u WHERE"
                 " u.user_id = k.user_id AND u.domain_id = " MINE " AND k.access = $2 AND"
                 " k.expires IS NULL AND ($3::text IS NULL OR k.user_id = $3) RETURNING " ONE(
                     "credential", KEY_JSON) },
