@@ -38,6 +38,8 @@ static const struct cw_api_op operations[] = {
     { "ShowProduct", show_product },
     { "UpdateProduct", update_product },
     { "DeleteProduct", delete_product },
+    { "ImportProduct", import_product },
+    { "ExportProduct", export_product },
     { "ListDevices", list_devices },
     { "AddDevice", add_device },
     { "ShowDevice", show_device },

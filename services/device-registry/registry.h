@@ -87,6 +87,10 @@ void update_product(struct cw_api_call *call, void *self);
 /* PRODUCT_IN_USE while it has devices. */
 void delete_product(struct cw_api_call *call, void *self);
 
+/* A product of the ZIP form of its model: PACKAGE lists what is wrong with it, MODEL_TAKEN. */
+void import_product(struct cw_api_call *call, void *self);
+void export_product(struct cw_api_call *call, void *self); /* the ZIP form */
+
 /* A page without secrets, newest first. */
 void list_devices(struct cw_api_call *call, void *self);
 /* Without device_id it is <product_id>_<node_id>; a secret that is not given is made. */

@@ -28,21 +28,21 @@
         "k.last_used") "))"
 
 #define ONE(name, json) "json_build_object('" name "', " json ")::text AS body"
-#define ALL(name, json)                                                                            \
-    "json_build_object('" name "', coalesce(json_agg(" json "), '[]'), 'links', " LINKS            \
-    ")::text AS body"
+#define ALL(name, json, id)                                                                        \
+    "json_build_object('" name "', coalesce(json_agg(" json ") FILTER (WHERE " id " IS NOT NULL)," \
+    " '[]'), 'links', " LINKS ")::text AS body"
+#define ALL_USERS  ALL("users", USER_JSON, "u.user_id")
+#define ALL_GROUPS ALL("groups", GROUP_JSON, "g.group_id")
+#define ALL_ROLES  ALL("roles", ROLE_JSON, "r.role_id")
 /* The caller's account; he is always $1. */
 #define MINE "(SELECT domain_id FROM identity.principal WHERE user_id = $1)"
 
 const struct iam_row iam_rows[] = {
     /* ---- users */
     { .operation = "KeystoneListUsers",
-      .stmt = { "iam_list_users",
-                "SELECT " ALL(
-                    "users",
-                    USER_JSON) " FROM (SELECT * FROM"
-                               " identity.principal u WHERE u.domain_id = " MINE
-                               " AND ($2::text IS NULL OR u.name = $2) ORDER BY u.name) u" },
+      .stmt = { "iam_list_users", "SELECT " ALL_USERS " FROM (SELECT * FROM"
+                                  " identity.principal u WHERE u.domain_id = " MINE
+                                  " AND ($2::text IS NULL OR u.name = $2) ORDER BY u.name) u" },
       .params = { "query:name" },
       .status = 200 },
     { .operation = "KeystoneCreateUser",
@@ -101,25 +101,20 @@ const struct iam_row iam_rows[] = {
       .changes = true },
     { .operation = "KeystoneListGroupsForUser",
       .stmt = { "iam_groups_of_user",
-                "SELECT " ALL(
-                    "groups",
-                    GROUP_JSON) " FROM identity.principal u LEFT JOIN (identity.membership m JOIN"
-                                " identity.user_group g USING (group_id)) ON m.user_id = u.user_id "
-                                "WHERE"
-                                " u.domain_id = " MINE
-                                " AND u.user_id = $2 AND ($3::text IS NULL OR"
-                                " u.user_id = $3) GROUP BY u.user_id" },
+                "SELECT " ALL_GROUPS
+                " FROM identity.principal u LEFT JOIN (identity.membership m JOIN"
+                " identity.user_group g USING (group_id)) ON m.user_id = u.user_id "
+                "WHERE"
+                " u.domain_id = " MINE " AND u.user_id = $2 AND ($3::text IS NULL OR"
+                " u.user_id = $3) GROUP BY u.user_id" },
       .params = { "path:user_id", "own" },
       .status = 200,
       .missing = "user" },
     /* ---- groups */
     { .operation = "KeystoneListGroups",
-      .stmt = { "iam_list_groups",
-                "SELECT " ALL(
-                    "groups",
-                    GROUP_JSON) " FROM (SELECT * FROM"
-                                " identity.user_group g WHERE g.domain_id = " MINE
-                                " AND ($2::text IS NULL OR g.name = $2) ORDER BY g.name) g" },
+      .stmt = { "iam_list_groups", "SELECT " ALL_GROUPS " FROM (SELECT * FROM"
+                                   " identity.user_group g WHERE g.domain_id = " MINE
+                                   " AND ($2::text IS NULL OR g.name = $2) ORDER BY g.name) g" },
       .params = { "query:name" },
       .status = 200 },
     { .operation = "KeystoneCreateGroup",
@@ -187,19 +182,17 @@ const struct iam_row iam_rows[] = {
     /* ---- policies */
     { .operation = "KeystoneListPermissions",
       .stmt = { "iam_list_roles",
-                "SELECT " ALL("roles", ROLE_JSON) " FROM (SELECT * FROM"
-                                                  " identity.policy r WHERE (r.domain_id IS NULL "
-                                                  "OR r.domain_id = " MINE
-                                                  ") AND ($2::text IS NULL OR r.display_name = $2) "
-                                                  "ORDER BY r.domain_id NULLS FIRST,"
-                                                  " r.display_name) r" },
+                "SELECT " ALL_ROLES " FROM (SELECT * FROM"
+                " identity.policy r WHERE (r.domain_id IS NULL "
+                "OR r.domain_id = " MINE ") AND ($2::text IS NULL OR r.display_name = $2) "
+                "ORDER BY r.domain_id NULLS FIRST,"
+                " r.display_name) r" },
       .params = { "query:display_name" },
       .status = 200 },
     { .operation = "ListCustomPolicies",
       .stmt = { "iam_list_custom",
-                "SELECT " ALL("roles", ROLE_JSON) " FROM (SELECT * FROM"
-                                                  " identity.policy r WHERE r.domain_id = " MINE
-                                                  " ORDER BY r.display_name) r" },
+                "SELECT " ALL_ROLES " FROM (SELECT * FROM"
+                " identity.policy r WHERE r.domain_id = " MINE " ORDER BY r.display_name) r" },
       .status = 200 },
     { .operation = "CreateCloudServiceCustomPolicy",
       .stmt = { "iam_create_role",

@@ -11,11 +11,11 @@
 #include "libcommon/json.h"
 #include "libcommon/metrics.h"
 #include "libcommon/token.h"
+#include "libcommon/validate.h"
 #include "proto/routes.h"
 #include "services/rest-gateway/policy.h"
 #include "services/rest-gateway/route.h"
 #include "services/rest-gateway/signature.h"
-#include "services/rest-gateway/validate.h"
 
 #define QUERY_MAX 16
 
@@ -290,7 +290,7 @@ static char *query_value(const char *query, const char *name)
     return value;
 }
 
-static int read_query(struct call *c, struct refusal *r)
+static int read_query(struct call *c, struct cw_refusal *r)
 {
     const struct cw_route *route = c->match.route;
     const char *start = NULL, *end = NULL;
@@ -311,22 +311,22 @@ static int read_query(struct call *c, struct refusal *r)
         pair->name = (char *)p->name;
         pair->value = value ? value : cw_strdup(p->def);
         c->query_list[c->n_query++] = pair;
-        if (validate_param(r, p, pair->value) < 0)
+        if (cw_validate_param(r, p, pair->value) < 0)
             return -EINVAL;
         if (strcmp(p->name, "start_time") == 0)
             start = pair->value;
         else if (strcmp(p->name, "end_time") == 0)
             end = pair->value;
     }
-    return validate_order(r, start, end);
+    return cw_validate_order(r, start, end);
 }
 
-static int read_path(struct call *c, struct refusal *r)
+static int read_path(struct call *c, struct cw_refusal *r)
 {
     const struct cw_route *route = c->match.route;
     for (size_t i = 0; i < route->n_path_params; i++)
-        if (validate_param(r, &route->path_params[i],
-                           route_var(&c->match, route->path_params[i].name)) < 0)
+        if (cw_validate_param(r, &route->path_params[i],
+                              route_var(&c->match, route->path_params[i].name)) < 0)
             return -EINVAL;
     return 0;
 }
@@ -337,7 +337,7 @@ static bool is_type(const char *content_type, const char *want)
     return n == strlen(want) && strncasecmp(content_type, want, n) == 0;
 }
 
-static int refuse_format(struct refusal *r, const char *text)
+static int refuse_format(struct cw_refusal *r, const char *text)
 {
     r->error = CW_E_FORMAT;
     snprintf(r->text, sizeof r->text, "%s", text);
@@ -345,7 +345,7 @@ static int refuse_format(struct refusal *r, const char *text)
 }
 
 /* A body that is not JSON: its owner reads it. */
-static int read_bytes(struct call *c, struct refusal *r)
+static int read_bytes(struct call *c, struct cw_refusal *r)
 {
     const struct cw_route *route = c->match.route;
     size_t len;
@@ -366,7 +366,7 @@ static int read_bytes(struct call *c, struct refusal *r)
     return 0;
 }
 
-static int read_body(struct call *c, struct refusal *r)
+static int read_body(struct call *c, struct cw_refusal *r)
 {
     const struct cw_route *route = c->match.route;
     struct cw_json_error err;
@@ -385,7 +385,7 @@ static int read_body(struct call *c, struct refusal *r)
     json_t *root = len ? cw_json_parse(text, len, &err) : json_object();
     if (!root)
         return refuse_format(r, err.text);
-    int rc = validate_body(r, &changed, route->body, root);
+    int rc = cw_validate_body(r, &changed, route->body, root);
     if (rc == 0 && (changed || !len))
         cw_json_write(&c->body, root);
     json_decref(root);
@@ -394,7 +394,7 @@ static int read_body(struct call *c, struct refusal *r)
 
 static void validate(struct call *c)
 {
-    struct refusal r = { 0 };
+    struct cw_refusal r = { 0 };
     if (read_path(c, &r) < 0 || read_query(c, &r) < 0 || read_body(c, &r) < 0)
         fail(c, r.error, "%s", r.text);
     else

@@ -1,5 +1,5 @@
 /* Routes and checks as openapi.json states them. */
-/* links: services/rest-gateway/validate.c services/rest-gateway/route.c */
+/* links: services/rest-gateway/route.c */
 /* links: services/rest-gateway/rate.c */
 #include <errno.h>
 #include <setjmp.h>
@@ -16,7 +16,7 @@
 #include "proto/routes.h"
 #include "services/rest-gateway/rate.h"
 #include "services/rest-gateway/route.h"
-#include "services/rest-gateway/validate.h"
+#include "libcommon/validate.h"
 
 static const struct cw_route *operation(const char *name)
 {
@@ -114,13 +114,13 @@ static void every_operation_has_an_owner_and_a_right(void **state)
 
 /* ---- bodies */
 
-static int check(const char *name, const char *text, struct refusal *r, char **left)
+static int check(const char *name, const char *text, struct cw_refusal *r, char **left)
 {
     struct cw_json_error err;
     bool changed;
     json_t *body = cw_json_parse(text, strlen(text), &err);
     assert_non_null(body);
-    int rc = validate_body(r, &changed, operation(name)->body, body);
+    int rc = cw_validate_body(r, &changed, operation(name)->body, body);
     if (left)
         *left = changed ? json_dumps(body, JSON_COMPACT) : NULL;
     json_decref(body);
@@ -153,7 +153,7 @@ static void good_bodies_pass(void **state)
     };
     (void)state;
     for (size_t i = 0; i < CW_ARRAY_LEN(rows); i++) {
-        struct refusal r = { 0 };
+        struct cw_refusal r = { 0 };
         if (check(rows[i].operation, rows[i].body, &r, NULL) < 0)
             fail_msg("%s %s: %s", rows[i].operation, rows[i].body, r.text);
     }
@@ -206,7 +206,7 @@ static void a_refusal_names_the_field_and_what_is_expected(void **state)
     };
     (void)state;
     for (size_t i = 0; i < CW_ARRAY_LEN(rows); i++) {
-        struct refusal r = { 0 };
+        struct cw_refusal r = { 0 };
         assert_int_equal(check(rows[i].operation, rows[i].body, &r, NULL), -EINVAL);
         assert_int_equal(r.error, CW_E_INVALID);
         assert_string_equal(r.text, rows[i].text);
@@ -218,7 +218,7 @@ static void lengths_count_code_points_to_the_very_limit(void **state)
     (void)state;
     for (int n = 255; n <= 258; n++) {
         struct cw_buf b = { 0 };
-        struct refusal r;
+        struct cw_refusal r;
         cw_buf_str(&b, "{\"node_id\":\"a\",\"product_id\":\"p\",\"device_name\":\"");
         for (int i = 0; i < n; i++)
             cw_buf_str(&b, "\xe9\xbf\xbf"); /* U+9FFF, the last one */
@@ -233,7 +233,7 @@ static void bytes_are_limited_where_bytes_are_named(void **state)
     (void)state;
     for (int extra = 0; extra < 2; extra++) {
         struct cw_buf b = { 0 };
-        struct refusal r;
+        struct cw_refusal r;
         cw_buf_str(&b, "{\"node_id\":\"a\",\"product_id\":\"p\",\"extension_info\": { \"k\" : \"");
         for (int i = 0; i < 1024 - 8 + extra; i++) /* {"k":""} are 8; blanks do not count */
             cw_buf_str(&b, "x");
@@ -245,7 +245,7 @@ static void bytes_are_limited_where_bytes_are_named(void **state)
 
 static void null_is_absent_where_it_means_nothing(void **state)
 {
-    struct refusal r;
+    struct cw_refusal r;
     char *left;
     (void)state;
     assert_int_equal(check("AddDevice",
@@ -292,13 +292,13 @@ static void parameters_have_codes_of_their_own(void **state)
     const struct cw_route *route = operation("ListDevices");
     (void)state;
     for (size_t i = 0; i < CW_ARRAY_LEN(rows); i++) {
-        struct refusal r = { 0 };
+        struct cw_refusal r = { 0 };
         const struct cw_param *p = NULL;
         for (size_t k = 0; k < route->n_query_params; k++)
             if (strcmp(route->query_params[k].name, rows[i].name) == 0)
                 p = &route->query_params[k];
         assert_non_null(p);
-        int rc = validate_param(&r, p, rows[i].value);
+        int rc = cw_validate_param(&r, p, rows[i].value);
         if (rc != (rows[i].error < 0 ? 0 : -EINVAL))
             fail_msg("%s=%s: %d", rows[i].name, rows[i].value, rc);
         if (rc < 0) {
@@ -311,13 +311,13 @@ static void parameters_have_codes_of_their_own(void **state)
 static void a_time_range_runs_forward(void **state)
 {
     const char *a = "20260105T081503Z", *b = "20260105T081504Z";
-    struct refusal r;
+    struct cw_refusal r;
     (void)state;
-    assert_int_equal(validate_order(&r, a, b), 0);
-    assert_int_equal(validate_order(&r, a, NULL), 0);
-    assert_int_equal(validate_order(&r, NULL, b), 0);
-    assert_int_equal(validate_order(&r, a, a), -EINVAL);
-    assert_int_equal(validate_order(&r, b, a), -EINVAL);
+    assert_int_equal(cw_validate_order(&r, a, b), 0);
+    assert_int_equal(cw_validate_order(&r, a, NULL), 0);
+    assert_int_equal(cw_validate_order(&r, NULL, b), 0);
+    assert_int_equal(cw_validate_order(&r, a, a), -EINVAL);
+    assert_int_equal(cw_validate_order(&r, b, a), -EINVAL);
     assert_int_equal(r.error, CW_E_TIME_ORDER);
 }
 

@@ -1,4 +1,4 @@
-#include "services/rest-gateway/validate.h"
+#include "libcommon/validate.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -18,7 +18,7 @@ struct place {
 };
 
 struct check {
-    struct refusal *r;
+    struct cw_refusal *r;
     bool changed;
 };
 
@@ -222,7 +222,8 @@ static int check_value(struct check *c, const struct place *at, const struct cw_
     return rc == 0 && s->max_bytes ? check_bytes(c, at, s, v) : rc;
 }
 
-int validate_body(struct refusal *r, bool *changed, const struct cw_schema *schema, json_t *body)
+int cw_validate_body(struct cw_refusal *r, bool *changed, const struct cw_schema *schema,
+                     json_t *body)
 {
     struct check c = { .r = r };
     int rc = check_value(&c, NULL, schema, body);
@@ -236,7 +237,7 @@ static int refuse_param(struct check *c, const struct place *at, const struct cw
     return refuse(c, at, p->error, "%s", what);
 }
 
-int validate_param(struct refusal *r, const struct cw_param *param, const char *value)
+int cw_validate_param(struct cw_refusal *r, const struct cw_param *param, const char *value)
 {
     struct check c = { .r = r };
     struct place at = { NULL, param->name, 0 };
@@ -259,7 +260,7 @@ int validate_param(struct refusal *r, const struct cw_param *param, const char *
     return check_string(&c, &at, param->error, s, value, len);
 }
 
-int validate_order(struct refusal *r, const char *start_time, const char *end_time)
+int cw_validate_order(struct cw_refusal *r, const char *start_time, const char *end_time)
 {
     struct check c = { .r = r };
     int64_t start_ms, end_ms;

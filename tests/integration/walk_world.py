@@ -1,0 +1,185 @@
+"""What an operation of the contract needs to be called with success: fresh things for each call."""
+import copy
+import io
+import json
+import zipfile
+from urllib.parse import urlencode
+
+from contract import OPERATIONS
+from identity_world import Iam
+from rest import unique
+
+
+def package(manufacturer=None, model=None):
+    """The ZIP form of a small model."""
+    manufacturer, model = manufacturer or unique("Maker"), model or unique("M")
+    device = {"devices": [{"manufacturerId": manufacturer, "manufacturerName": "Waterworks", "model": model,
+                           "protocolType": "MQTT", "deviceType": "Pump",
+                           "serviceTypeCapabilities": [{"serviceId": "Pump", "serviceType": "Pump", "option": "Optional"}]}]}
+    service = {"services": [{"serviceType": "Pump", "description": "", "commands": [], "properties": [
+        {"propertyName": "flow", "dataType": "int", "required": True, "min": "0", "max": "9", "step": 0,
+         "maxLength": 0, "method": "R", "unit": None, "enumList": None}]}]}
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as z:
+        z.writestr("profile/devicetype-capability.json", json.dumps(device))
+        z.writestr("service/Pump/profile/servicetype-capability.json", json.dumps(service))
+    return out.getvalue()
+
+
+class World:
+    def __init__(self, platform, authority):
+        self.platform, self.api, self.iam = platform, platform.api, Iam(platform.api)
+        self.pem = authority.pem
+        self.api.login()
+        self.space = self.api.post("/apps", {"app_name": unique("walk")})["app_id"]
+        self.example = copy.deepcopy(self._operation("CreateProduct").content["example"])
+        self.product = self.new_product()
+        self.gateway = self.new_device()
+        self.peer = platform.connect(self.gateway)
+        self.peer.answer_commands({"result_code": 0, "response_name": "drained", "paras": {"litres": 1}})
+        self.peer.subscribe(self.peer.topic("messages/down"))
+
+    def close(self):
+        self.peer.disconnect()
+
+    def _operation(self, name):
+        return next(op for op in OPERATIONS if op.id == name)
+
+    # ---- things
+
+    def new_product(self):
+        return self.api.post("/products", {**self.example, "name": unique("walk"), "app_id": self.space})["product_id"]
+
+    def new_device(self, **more):
+        body = {"node_id": unique("walk"), "product_id": self.product, "app_id": self.space, **more}
+        return self.api.post("/devices", body)
+
+    def new_rule(self):
+        return self.api.post("/routing-rule/rules", {
+            "subject": {"resource": "device.property", "event": "report"}, "app_type": "APP", "app_id": self.space})["rule_id"]
+
+    def new_action(self):
+        return self.api.post("/routing-rule/actions", {
+            "rule_id": self.new_rule(), "channel": "HTTP_FORWARDING",
+            "channel_detail": {"http_forwarding": {"url": "http://127.0.0.1:1/in"}}})["action_id"]
+
+    # ---- a call that succeeds
+
+    def path_values(self, op):
+        """{name: value}, all of them new, in the state that the operation needs."""
+        make = getattr(self, "path_" + op.id, None)
+        values = make() if make else {}
+        makers = {"app_id": lambda: self.api.post("/apps", {"app_name": unique("walk")})["app_id"],
+                  "product_id": self.new_product, "device_id": lambda: self.new_device()["device_id"],
+                  "rule_id": self.new_rule, "action_id": self.new_action,
+                  "cert_id": lambda: self.api.post("/routing-rule/certificates", {"content": self.pem})["cert_id"],
+                  "user_id": lambda: self.iam.user()["id"], "group_id": lambda: self.iam.group(),
+                  "role_id": lambda: self.iam.policy(("Allow", ["iotda:devices:*"], None)),
+                  "access_key": lambda: self.iam.expect(
+                      201, "POST", "/v3.0/OS-CREDENTIAL/credentials",
+                      {"credential": {"user_id": self.iam.user()["id"]}})["credential"]["access"],
+                  "project_id": lambda: self.api.project}
+        for name in op.path_names:
+            if name not in values:
+                values[name] = makers[name]()
+        return values
+
+    def path_UnfreezeDevice(self):
+        device = self.new_device()["device_id"]
+        self.api.post(f"/devices/{device}/freeze", status=204)
+        return {"device_id": device}
+
+    def path_ResetFingerprint(self):
+        return {"device_id": self.new_device(auth_info={"auth_type": "CERTIFICATES"})["device_id"]}
+
+    def path_ChangeGateway(self):
+        return {"device_id": self.new_device(gateway_id=self.gateway["device_id"])["device_id"]}
+
+    def path_CreateCommand(self):
+        return {"device_id": self.gateway["device_id"]}
+
+    path_CreateMessage = path_CreateCommand
+
+    def path_ShowDeviceMessage(self):
+        device = self.gateway["device_id"]
+        return {"device_id": device,
+                "message_id": self.api.post(f"/devices/{device}/messages", {"message": "x"})["message_id"]}
+
+    def path_KeystoneRemoveUserFromGroup(self):
+        group = self.iam.group()
+        return {"group_id": group, "user_id": self.iam.user(group)["id"]}
+
+    def path_KeystoneRemoveProjectPermissionFromGroup(self):
+        role = self.iam.policy(("Allow", ["iotda:devices:*"], None))
+        return {"group_id": self.iam.group(role), "role_id": role}
+
+    def path_KeystoneUpdateUserPassword(self):
+        self.changing = self.iam.user()
+        return {"user_id": self.changing["id"]}
+
+    def url(self, op, values):
+        return op.path.format(**values)
+
+    def query(self, op):
+        return {p["name"]: p["schema"]["enum"][0] for p in op.query if p.get("required")}
+
+    def body(self, op):
+        """The example with its {names} filled in, and names that are new."""
+        if not op.content:
+            return None
+        known = {"product_id": self.product, "pem": self.pem, "app_id": self.space,
+                 "rule_id": self.new_rule, "user_id": lambda: self.iam.user()["id"],
+                 "other_gateway_id": lambda: self.new_device()["device_id"],
+                 "user_name": self.api.env["CAUSEWAY_USER"], "domain_name": self.api.env["CAUSEWAY_DOMAIN"],
+                 "project_name": self.api.env["CAUSEWAY_REGION"],
+                 "password": "long_enough_1" if op.id == "KeystoneUpdateUserPassword" else self.api.env["CAUSEWAY_PASSWORD"]}
+        body = self._fill(copy.deepcopy(op.content["example"]), known)
+        for name in ("app_name", "node_id", "rule_name"):
+            if name in body:
+                body[name] = unique("walk")
+        for thing, name in (("user", "name"), ("group", "name"), ("role", "display_name")):
+            if name in body.get(thing, {}):
+                body[thing][name] = unique("walk")
+        if op.id == "AddDevice":
+            body["app_id"] = self.space
+        if op.id == "CreateRoutingRule":
+            body.update(app_type="APP", app_id=self.space)
+        if op.id == "CreateProduct":
+            body["app_id"] = self.space
+        return body
+
+    def _fill(self, value, known):
+        if isinstance(value, dict):
+            return {k: self._fill(v, known) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._fill(v, known) for v in value]
+        if isinstance(value, str):
+            for name, what in known.items():
+                if "{" + name + "}" in value:
+                    value = value.replace("{" + name + "}", what() if callable(what) else what)
+        return value
+
+    def send(self, op, api, values, body=None, query=None, scheme="token", data=None, headers=None):
+        """One call as `api`, by token or signed."""
+        url = self.url(op, values)
+        query = self.query(op) if query is None else query
+        if query:
+            url += "?" + urlencode(query)
+        if op.media:
+            data = package() if data is None else data
+        elif data is None:
+            data = json.dumps(body).encode() if body is not None else None
+        media = op.media or "application/json"
+        if scheme == "token":
+            if op.permission and not api.token:
+                api.login()
+            own = {"Content-Type": media, **({"X-Auth-Token": api.token} if op.permission else {})}
+        else:
+            own = api.signed_headers(op.method, url, data, {"sdk": "SDK-HMAC-SHA256", "v11": "V11-HMAC-SHA256"}[scheme],
+                                     **{"content-type": media})
+        own.update(headers or {})
+        return api.raw(op.method, url, data, own)
+
+    def caller(self, op):
+        """Who can do it: the administrator; a password is changed by its user."""
+        return self.iam.as_user(self.changing) if op.id == "KeystoneUpdateUserPassword" else self.api
