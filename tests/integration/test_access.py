@@ -10,6 +10,7 @@ import pytest
 
 import rawmqtt
 from rest import body_of
+from rest import unique
 from waiting import wait_until
 
 SDK = "@huaweicloud/huaweicloud-sdk-core"
@@ -141,9 +142,16 @@ def test_the_official_sdk_signs_and_is_served(platform, sdk, derived, with_proje
     script = os.path.join(os.path.dirname(__file__), "sdk_client.js")
     env = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     env.update(platform.access, NODE_PATH=str(sdk / "node_modules"), DERIVED=str(int(derived)),
-               WITH_PROJECT=str(int(with_project)))
+               WITH_PROJECT=str(int(with_project)), NAME=unique("sdk"))
     got = json.loads(run("node", script, env=env).splitlines()[-1])
     assert got["apps"]["applications"], got
-    assert got["product"]["name"] == "水泵(1)", got
-    assert got["listed"]["products"], "found by a name that is not ASCII"
-    assert got["error"] == {"status": 404, "code": "IOTDA.014000"}, got
+    assert got["product"]["name"] == "水泵(1)" and got["product"]["app_id"] == got["space"]["app_id"], got
+    assert [p["product_id"] for p in got["listed"]["products"]] == [got["product"]["product_id"]]
+    device_id = got["device"]["device_id"]
+    assert [d["device_id"] for d in got["devices"]["devices"]] == [device_id] and got["devices"]["page"]["count"] == 1
+    assert got["shown"]["auth_info"]["secret"] == got["device"]["auth_info"]["secret"]
+    assert got["updated"]["description"] == "地下室" and got["frozen"] == "FROZEN"
+    assert got["shadow"]["shadow"][0]["desired"]["properties"] == {"mode": "自动"}
+    for name, status, code in (("conflict", 409, "IOTDA.014903"), ("full", 403, "IOTDA.001903"),
+                               ("gone", 404, "IOTDA.014000")):
+        assert (got[name]["status"], got[name]["code"]) == (status, code) and got[name]["request"], got[name]
