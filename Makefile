@@ -28,7 +28,7 @@ MEASURE_OBJ := $(BUILD)/tests/load/measure.o $(BUILD)/tests/load/options.o
 SIM_OBJ   := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/simulator/*.c))
 TOOLS     := $(addprefix $(BUILD)/bin/,swarm sink caller simulator)
 
-.PHONY: all bootstrap up down status demo bench overload soak fault fuzz fuzzers test test-unit test-integration asan tsan valgrind format format-check lint clean
+.PHONY: all docs bootstrap up down status demo bench overload soak fault fuzz fuzzers test test-unit test-integration asan tsan valgrind format format-check lint clean
 all: $(BUILD)/libcommon.a $(UNIT) $(FUZZ_SHORT) $(DAEMON_BINS) $(TOOLS)
 
 bootstrap:
@@ -170,6 +170,10 @@ valgrind:
 	@EXTRA=valgrind scripts/bootstrap
 	@$(MAKE) --no-print-directory -j"$$(nproc)" all
 	@BUILD=$(BUILD) WRAP="valgrind -q --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite --error-exitcode=9" tests/run unit
+
+# What is made of tables for people.
+docs:
+	@python3 proto/gen_errors.py libcommon/error.h proto/openapi.json docs/errors.md
 
 format:
 	clang-format -i $(SOURCES)

@@ -115,8 +115,6 @@
       "Ask why of the device.")                                                                    \
     X(NOT_SUBSCRIBED, "014112", 403, "The device has not subscribed.",                             \
       "A message went to a topic that the device has not subscribed.", "Subscribe the topic.")     \
-    X(NOT_FOR_PROTOCOL, "014114", 403, "Not for this protocol.",                                   \
-      "The operation is one of another protocol.", "Use a synchronous command.")                   \
     X(HAS_CHILDREN, "014900", 403, "Operation not allowed.",                                       \
       "Devices are registered below this one.", "Delete its child devices first.")                 \
     X(DEPTH, "014901", 403, "Operation not allowed.",                                              \
@@ -137,8 +135,6 @@
     X(DEVICE_QUOTA, "014908", 403, "Operation not allowed.",                                       \
       "CAUSEWAY_DEVICES_MAX, or CAUSEWAY_CHILDREN_MAX of a gateway, is reached.",                  \
       "Delete devices.")                                                                           \
-    X(NO_COMMAND, "014909", 404, "The command does not exist.", "No command has this command_id.", \
-      "Use the id of the answer.")                                                                 \
     X(NOT_A_CHILD, "014910", 403, "Operation not allowed.",                                        \
       "The device is directly connected: it has no gateway to change.", "Name a child device.")    \
     X(CERT_BAD, "014390", 400, "Invalid input.", "The text is no PEM certificate of a CA.",        \

@@ -10,10 +10,13 @@
 static bool acts(const json_t *statement, const char *action)
 {
     size_t i;
-    json_t *pattern;
-    json_array_foreach(json_object_get(statement, "Action"), i,
-                       pattern) if (fnmatch(json_string_value(pattern), action, 0) ==
-                                    0) return true;
+    json_t *v;
+    json_array_foreach(json_object_get(statement, "Action"), i, v)
+    {
+        const char *pattern = json_string_value(v);
+        if (pattern && fnmatch(pattern, action, 0) == 0)
+            return true;
+    }
     return false;
 }
 
@@ -58,9 +61,9 @@ static void add_statement(struct access *a, const json_t *statement)
     json_array_foreach(resources, i, v)
     {
         const char *s = json_string_value(v);
-        if (strcmp(s, "*") == 0)
+        if (s && strcmp(s, "*") == 0)
             *(allows ? &a->all : &a->none) = true;
-        else if (strncmp(s, APP, strlen(APP)) == 0)
+        else if (s && strncmp(s, APP, strlen(APP)) == 0)
             (allows ? allow : deny)(a, s + strlen(APP));
     }
 }

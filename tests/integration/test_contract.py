@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import contract
 import pytest
 
 PROTO = pathlib.Path(__file__).resolve().parents[2] / "proto"
@@ -69,3 +70,19 @@ def test_a_schema_that_contains_itself_fails_the_build(tmp_path):
     doc["components"]["schemas"]["AuthInfo"]["properties"]["more"] = {"$ref": "#/components/schemas/AuthInfo"}
     done = generate(tmp_path, doc)
     assert done.returncode != 0 and "contains itself" in done.stderr
+
+
+def test_the_page_of_errors_is_that_of_the_table(tmp_path):
+    root = PROTO.parent
+    subprocess.run([sys.executable, PROTO / "gen_errors.py", root / "libcommon/error.h", PROTO / "openapi.json",
+                    tmp_path / "errors.md"], check=True)
+    made = (tmp_path / "errors.md").read_text()
+    assert made == (root / "docs/errors.md").read_text(), "run `make docs`"
+    assert made.count("\n| `IOTDA.") == (root / "libcommon/error.h").read_text().count("    X(")
+
+
+def test_every_code_of_the_table_is_answered_by_somebody():
+
+    answered = set().union(*(op.codes() for op in contract.OPERATIONS))
+    alone = set(contract.STATUS_OF) - answered - {"IOTDA.000900", "IOTDA.000901"}  # of no operation
+    assert not alone, alone

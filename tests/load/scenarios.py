@@ -1,7 +1,10 @@
 """What is measured. A scenario takes the Bench and yields rows; each makes its load with the generators of this folder
 and checks that nothing is missing before it counts."""
 import dataclasses
+import hashlib
 import json
+import os
+import random
 import statistics
 import subprocess
 import time
@@ -9,6 +12,8 @@ from pathlib import Path
 
 import machine
 import psycopg2
+import psycopg2.extras
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from generators import Sink, call, command, swarm
 from peer import Mosquitto
 from waiting import wait_until
@@ -260,4 +265,76 @@ def registry(b):
         yield Row("… p99", [t["latency_us"]["p99"] / 1000 for t in told], "ms", digits=1)
 
 
-SCENARIOS = {f.__name__: f for f in (connect, idle, fanin, callback, commands, registry)}
+# ---- by hand: a registry of a million devices
+
+MILLION, PRODUCTS, KNOWN = 1_000_000, 1000, 5000
+MANY_PRODUCTS = """
+INSERT INTO registry.product (product_key, record_id, app_id, product_id, name, device_type, protocol_type, data_format,
+    service_capabilities, created, updated)
+SELECT nextval('registry.product_key'), '60000000' || lpad(to_hex(g), 16, '0'), a.app_id, 'million' || g, 'million' || g,
+    'x', 'MQTT', 'json', '[]', now(), now() FROM registry.app a, generate_series(0, %s - 1) g WHERE a.default_app
+"""
+MANY_DEVICES = """
+INSERT INTO registry.device (device_key, record_id, device_id, node_id, device_name, app_id, product_key, root_id, depth,
+    partition, auth_type, created, updated)
+SELECT nextval('registry.device_key'), lpad(to_hex(1600000000 + g / 100), 8, '0') || lpad(to_hex(g), 16, '0'),
+    'device' || g, 'node' || g, 'name' || g / 100, p.app_id, p.product_key, 'device' || g, 0, g %% 8, 'SECRET',
+    to_timestamp(1600000000 + g / 100), now()
+FROM generate_series(%s, %s) g JOIN registry.product p ON p.product_id = 'million' || g %% %s
+"""
+
+
+def seal(key, context, text):
+    """As libcommon/crypto.c does."""
+    nonce = os.urandom(12)
+    sealed = nonce + AESGCM(key).encrypt(nonce, text.encode(), context.encode())
+    return f"v1.{hashlib.sha256(key).hexdigest()[:8]}.{sealed.hex()}"
+
+
+def load_million(b):
+    """1,000,000 devices in 1,000 products; KNOWN of them, spread evenly, with a secret. Returns their ids."""
+    with b.db.cursor() as cursor:
+        cursor.execute(MANY_PRODUCTS, (PRODUCTS,))
+        for first in range(0, MILLION, 50000):
+            cursor.execute(MANY_DEVICES, (first, first + 49999, PRODUCTS))
+        known = [f"device{i}" for i in range(0, MILLION, MILLION // KNOWN)]
+        cursor.execute("SELECT device_key, device_id FROM registry.device WHERE device_id = ANY(%s)", (known,))
+        key = bytes.fromhex((Path(b.platform.var) / "secrets/key.seal.registry").read_text().strip())
+        rows = [(k, seal(key, f"device.{k}.primary", SECRET)) for k, _ in cursor.fetchall()]
+        psycopg2.extras.execute_values(cursor, "UPDATE registry.device d SET secret = v.secret FROM (VALUES %s)"
+                                       " AS v(k, secret) WHERE d.device_key = v.k", rows)
+        cursor.execute("VACUUM ANALYZE registry.device")
+    random.shuffle(known)
+    return known
+
+
+def million(b):
+    made = b.create(20000)
+    yield Row("devices created/s over REST, 20,000 of them", [made["rate"]], "")
+    yield Row("… p99", [made["latency_us"]["p99"] / 1000], "ms", digits=1)
+    known = load_million(b)
+    ids, products, lines = (b.folder / name for name in ("known.ids", "products.ids", "known.lines"))
+    ids.write_text("".join(f"{d}\n" for d in known))
+    lines.write_text("".join(f"{d} {SECRET}\n" for d in known))
+    products.write_text("".join(f"million{i}\n" for i in random.sample(range(PRODUCTS), PRODUCTS)))
+
+    def p99(path, ids=None, rate=200):
+        return lambda: call(b.api, "GET", path, ids=ids, calls=rate * b.seconds, rate=rate)["latency_us"]["p99"] / 1000
+    lists = {"of a product": ("/devices?product_id={d}&limit=50", products),
+             "of a name": (f"/devices?device_name=name{MILLION // 200}&limit=50", None),
+             "of a node": (f"/devices?node_id=node{MILLION // 2}&limit=50", None),
+             "of all": ("/devices?limit=50", None),
+             "of all, from the middle": (f"/devices?limit=50&offset=500&marker={1600005000:08x}{'f' * 16}", None),
+             "of a day": ("/devices?limit=50&start_time=20200913T130000Z&end_time=20200913T140000Z", None)}
+    for what, (path, file) in lists.items():
+        yield Row(f"a list of 50 {what}, 200/s, p99", b.times(p99(path, file)), "ms", 20, False, digits=1)
+    yield Row("show of a random device, 500/s, p99", b.times(p99("/devices/{d}", ids, 500)), "ms", 5, False, digits=1)
+    told = b.times(lambda: swarm(b.platform.mqtt_port, lines, connect_rate=500, duration=1, hold=True, connecting=60))
+    yield Row("authentication of a random device, 500/s, p99", [t["connack_us"]["p99"] / 1000 for t in told], "ms", 5,
+              False, digits=1)  # fmt: skip
+    [daemon] = b.platform.processes("device-registry")
+    yield Row("device-registry, resident", [machine.memory_kb(daemon) / 1024], "MB", digits=0)
+
+
+SCENARIOS = {f.__name__: f for f in (connect, idle, fanin, callback, commands, registry, million)}
+BY_HAND = {"million"}  # run when they are named only
