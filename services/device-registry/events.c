@@ -37,7 +37,7 @@ static const struct cw_stmt stmt_end = {
 struct status {
     UT_hash_handle hh;
     int64_t device_key, session_no, at_ms, online_ms; /* online_ms 0: not online in these records */
-    bool online;
+    const char *status;                               /* as the column spells it */
 };
 
 /* What one transaction will do. */
@@ -58,13 +58,21 @@ static struct status *status_of(struct work *w, int64_t device_key)
     return s;
 }
 
+static const char *status_word(const char *text)
+{
+    static const char *const words[] = { "ONLINE", "OFFLINE", "ABNORMAL" };
+    for (size_t i = 0; text && i < CW_ARRAY_LEN(words); i++)
+        if (strcmp(words[i], text) == 0)
+            return words[i];
+    return NULL;
+}
+
 static void take_status(struct work *w, const Causeway__Event *e)
 {
     struct cw_json_error err;
     json_t *body = cw_json_parse(e->body.data, e->body.len, &err);
-    const char *text = body ? cw_json_text(body, "status") : NULL;
-    bool online = text && strcmp(text, "ONLINE") == 0;
-    if (!online && (!text || strcmp(text, "OFFLINE") != 0)) {
+    const char *status = status_word(cw_json_text(body, "status"));
+    if (!status) {
         cw_log(CW_WARN, "status_not_understood", "device_key=%" PRId64, e->device_key);
         json_decref(body);
         return;
@@ -73,11 +81,11 @@ static void take_status(struct work *w, const Causeway__Event *e)
     if (e->session_no >= s->session_no) {
         s->session_no = e->session_no;
         s->at_ms = e->time_ms;
-        s->online = online;
+        s->status = status;
     }
-    if (online && !s->online_ms)
+    if (strcmp(status, "ONLINE") == 0 && !s->online_ms)
         s->online_ms = e->time_ms;
-    if (!online) {
+    if (strcmp(status, "OFFLINE") == 0) {
         cw_db_array_int(&w->ended_keys, e->device_key);
         cw_db_array_int(&w->ended_numbers, e->session_no);
     }
@@ -119,7 +127,7 @@ static void send_statuses(struct cw_log_txn *txn, const struct work *w)
     for (const struct status *s = w->statuses; s; s = s->hh.next) {
         cw_db_array_int(&key, s->device_key);
         cw_db_array_int(&number, s->session_no);
-        cw_db_array_str(&status, s->online ? "ONLINE" : "OFFLINE");
+        cw_db_array_str(&status, s->status);
         cw_db_array_int(&at, s->at_ms);
         if (s->online_ms)
             cw_db_array_int(&online, s->online_ms);

@@ -26,7 +26,8 @@ static const struct cw_stmt stmt_delete = {
     "  AND NOT EXISTS (SELECT FROM registry.device c WHERE c.parent_key = d.device_key)"
     "  RETURNING device_key, device_id, product_key, app_id, created, partition),"
     " t AS (INSERT INTO registry.device_tombstone (device_key, device_id, product_key, app_id,"
-    "  created) SELECT device_key, device_id, product_key, app_id, created FROM d),"
+    "  created, reason) SELECT device_key, device_id, product_key, app_id, created, 'timeout'"
+    "  FROM d),"
     " o AS (INSERT INTO registry.outbox (partition, event) SELECT partition, $2::bytea FROM d)"
     " SELECT device_key, device_id, partition FROM d"
 };

@@ -14,10 +14,12 @@ static const struct cw_stmt stmt_lookup = {
     "SELECT d.device_key, d.product_key, d.auth_type, d.secret, d.secondary_secret, d.frozen,"
     " d.secure_access, d.parent_key, d.auth_version, CASE WHEN d.device_key IS NULL THEN"
     "  (SELECT " SQL_BASIC_TIME(
-        "max(t.deleted)") " FROM registry.device_tombstone t"
-                          "   WHERE t.device_id = i.id) END AS deleted"
-                          " FROM unnest($1::text[]) WITH ORDINALITY AS i(id, n)"
-                          " LEFT JOIN registry.device d ON d.device_id = i.id ORDER BY i.n"
+        "t.deleted") " || CASE WHEN t.reason = 'timeout' THEN ' by its timeout'"
+                     "    WHEN t.deleted_by <> '' THEN ' by user ' || t.deleted_by ELSE '' END"
+                     "   FROM registry.device_tombstone t WHERE t.device_id = i.id"
+                     "   ORDER BY t.deleted DESC LIMIT 1) END AS deleted"
+                     " FROM unnest($1::text[]) WITH ORDINALITY AS i(id, n)"
+                     " LEFT JOIN registry.device d ON d.device_id = i.id ORDER BY i.n"
 };
 /* The lock on the device's row puts logins of one device into one order, so that session numbers
  * grow with time, and makes a login wait for a change of the secret and then find it. */

@@ -140,10 +140,10 @@ static int find_products(struct batch *b)
 /* ---- sessions: what is known about the devices whose status may change */
 
 static const struct cw_stmt stmt_states = {
-    "batch_states",
-    "SELECT device_key, (status = 'ONLINE')::int AS online, session_no, since_ms, connected_ms,"
-    " greatest(connected_ms, last_report_ms, last_message_ms) AS seen_ms"
-    " FROM data.device_state WHERE device_key = ANY($1)"
+    "batch_states", "SELECT device_key, (status <> 'OFFLINE')::int AS online,"
+                    " (status = 'ABNORMAL')::int AS abnormal, session_no, since_ms, connected_ms,"
+                    " greatest(connected_ms, last_report_ms, last_message_ms) AS seen_ms"
+                    " FROM data.device_state WHERE device_key = ANY($1)"
 };
 
 struct state *batch_state(struct batch *b, int64_t device_key)
@@ -165,6 +165,7 @@ static void on_states(PGresult *res, void *arg)
     for (int i = 0; ok && i < PQntuples(res); i++) {
         struct state *s = batch_state(b, cw_db_i64(res, i, "device_key", 0));
         s->online = cw_db_i64(res, i, "online", 0);
+        s->abnormal = cw_db_i64(res, i, "abnormal", 0);
         s->session_no = cw_db_i64(res, i, "session_no", 0);
         s->since_ms = cw_db_i64(res, i, "since_ms", 0);
         s->connected_ms = cw_db_i64(res, i, "connected_ms", 0);

@@ -12,7 +12,7 @@
 struct state {
     int64_t device_key; /* the key of the hash */
     /* as it was, then as it becomes; only looked up when a session begins or ends */
-    bool online, changed;
+    bool online, changed, abnormal; /* abnormal: online by its session, but silent for hours */
     int64_t session_no, since_ms, connected_ms, seen_ms;
     const char *gateway, *peer, *cause; /* borrowed from the records; NULL: not known here */
     /* added */

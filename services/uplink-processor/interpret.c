@@ -279,8 +279,9 @@ static void on_connect(struct item *it)
                cw_sprintf("From %s as client \"%s\", at %s, session %" PRId64 "%s.", peer, client,
                           it->gateway, up->session_no,
                           was_online ? "; it was connected before" : ""));
-    if (!was_online)
+    if (!was_online || s->abnormal)
         state_status(it, s, up->received_ms);
+    s->abnormal = false;
 }
 
 static const struct {
@@ -293,6 +294,8 @@ static const struct {
     { "kicked", "an operator cut the connection" },
     { "deleted", "the device was deleted" },
     { "secret_reset", "the device's secret was changed" },
+    { "fingerprint_reset", "the fingerprint of the device's certificate was changed" },
+    { "frozen", "the device was frozen" },
 };
 
 static const char *cause_text(const char *cause)

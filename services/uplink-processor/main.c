@@ -14,7 +14,7 @@
 #include "services/uplink-processor/report.h"
 #include "services/uplink-processor/uplink.h"
 
-#define SCHEMA_VERSION 11
+#define SCHEMA_VERSION 14
 
 #define AT(field) offsetof(struct uplink, field)
 static const struct cw_option options[] = {
@@ -22,6 +22,12 @@ static const struct cw_option options[] = {
       "days that history and quarantine are kept" },
     { "DEVICE_CACHE", CW_OPT_INT, "100000", 1000, 10000000, AT(device_cache),
       "devices whose facts are kept in memory" },
+    { "ABNORMAL_AFTER", CW_OPT_MS, "25h", 1000, 31536000000, AT(abnormal_ms),
+      "silence after which a device that sleeps (NB-IoT) is ABNORMAL" },
+    { "OFFLINE_AFTER", CW_OPT_MS, "49h", 1000, 31536000000, AT(offline_ms),
+      "silence after which it is OFFLINE" },
+    { "SLEEP_SWEEP", CW_OPT_MS, "30s", 100, 3600000, AT(sleep_sweep_ms),
+      "how often that is looked at" },
     { 0 },
 };
 
@@ -95,6 +101,7 @@ static int uplink_start(struct cw_app *app, void *self)
     cw_app_hold(app, "lookups");
     cw_db_watch(u->db, on_lookups, u);
     serve_start(u);
+    sleepers_start(u);
     return ledger_start(u);
 }
 
@@ -117,6 +124,7 @@ static void uplink_stop(void *self)
         cw_notices_close(&u->notices);
     if (u->notices_to)
         cw_log_append_close(&u->notices_to);
+    sleepers_stop(u);
     if (u->ledger_timer)
         event_free(u->ledger_timer);
     history_close(&u->history);

@@ -34,9 +34,9 @@ struct uplink {
     struct cw_products *products;
     struct devices *devices;
     struct history *history;
-    struct event *ledger_timer;
-    bool ledger_asked;
-    int64_t history_days, device_cache;
+    struct event *ledger_timer, *sleepers_timer;
+    bool ledger_asked, sleepers_asked;
+    int64_t history_days, device_cache, abnormal_ms, offline_ms, sleep_sweep_ms;
 };
 
 /* batch.c: the steps of the reader (log_read.h). A look-up that fails is tried again later. */
@@ -48,6 +48,10 @@ void batch_done(struct cw_log_txn *txn, bool committed, void *self);
 
 /* ledger.c: gauges from data.position, every few seconds */
 int ledger_start(struct uplink *u);
+
+/* sleepers.c: the status of devices that sleep, from their silence */
+void sleepers_start(struct uplink *u);
+void sleepers_stop(struct uplink *u); /* also if it was never started */
 
 /* serve.c: api.data.* */
 void serve_start(struct uplink *u);

@@ -294,3 +294,24 @@ def test_the_model_has_all_types(api):
         assert f"p{i}" in said, kind
 
 
+
+
+# ---- quotas
+
+@pytest.mark.long
+def test_each_quota_is_named_when_it_is_reached(own_platform):
+    api = own_platform(etc={"device-registry": "APPS_MAX=2\nPRODUCTS_MAX=2\nDEVICES_MAX=3\nCHILDREN_MAX=1"}).api
+    api.post("/apps", {"app_name": "second"})
+    assert "CAUSEWAY_APPS_MAX" in api.refused(403, "IOTDA.001902", "POST", "/apps", {"app_name": "third"})
+    product = api.new_product()["product_id"]
+    api.new_product()
+    body = {"name": "x", "device_type": "x", "protocol_type": "MQTT", "data_format": "json", "service_capabilities": []}
+    assert "CAUSEWAY_PRODUCTS_MAX" in api.refused(403, "IOTDA.013903", "POST", "/products", body)
+    gateway = api.new_device(product)["device_id"]
+    child = api.new_device(product, gateway_id=gateway)["device_id"]
+    body = {"node_id": "n", "product_id": product}
+    assert "CAUSEWAY_CHILDREN_MAX" in api.refused(403, "IOTDA.014908", "POST", "/devices", {**body, "gateway_id": gateway})
+    api.new_device(product)
+    assert "CAUSEWAY_DEVICES_MAX" in api.refused(403, "IOTDA.014908", "POST", "/devices", body)
+    api.delete(f"/devices/{child}")
+    api.new_device(product, gateway_id=gateway)
