@@ -146,7 +146,7 @@
     X(CERT_QUOTA, "014393", 403, "Operation not allowed.",                                         \
       "The number of certificates is reached.", "Delete certificates.")                            \
     X(RATE, "021101", 403, "Too many requests.",                                                   \
-      "The caller made more requests in a second than CAUSEWAY_REST_RATE.",                       \
+      "The caller made more requests in a second than CAUSEWAY_REST_RATE.",                        \
       "Wait as Retry-After says.")
 
 #define CW_ERROR_ENUM(name, number, status, what, cause, todo) CW_E_##name,

@@ -79,7 +79,8 @@ SELECT identity.first_group(u.domain_id, p.project_id, u.user_id,
     CASE u.role WHEN 'administrator' THEN '00000000000000000000000000000001' ELSE '00000000000000000000000000000003' END)
 FROM identity.principal u JOIN identity.project p USING (domain_id);
 
--- Who changed what. status NULL: not known; the change was under way when the platform ended.
+-- Who changed what; and how it ended, in rows of their own, so that nothing is ever rewritten. Without an end: the
+-- change was under way when the platform ended.
 CREATE TABLE identity.audit (
     record_id   text PRIMARY KEY,
     at          timestamptz NOT NULL,
@@ -90,14 +91,16 @@ CREATE TABLE identity.audit (
     request_id  text NOT NULL,
     operation   text NOT NULL,
     method      text NOT NULL,
-    resource    text NOT NULL,
-    resource_id text,
-    status      int,
-    error_code  text
+    resource    text NOT NULL
 );
-CREATE INDEX audit_by_project ON identity.audit (project_id, record_id);
 CREATE INDEX audit_by_user ON identity.audit (user_name, record_id);
-CREATE INDEX audit_by_resource ON identity.audit (resource_id, record_id);
 CREATE INDEX audit_by_request ON identity.audit (request_id);
+CREATE TABLE identity.audit_end (
+    record_id   text PRIMARY KEY,
+    status      int NOT NULL,
+    error_code  text,
+    resource_id text
+);
+CREATE INDEX audit_by_resource ON identity.audit_end (resource_id, record_id);
 
 INSERT INTO public.schema_migration (version, name) VALUES (12, 'identity_core');

@@ -98,7 +98,7 @@ void add_application(struct cw_api_call *call, void *self)
     const struct cw_db_param p[] = { CW_TEXT(id),
                                      CW_TEXT(cw_body_text(cw_api_body(call), "app_name")),
                                      cw_db_int(r->apps_max, max), CW_TEXT(sealed) };
-    if (!cw_db_exec(r->db, &stmt_add, 4, p, on_add, s)) {
+    if (!cw_db_exec(registry_db(r), &stmt_add, 4, p, on_add, s)) {
         cw_api_no_db(call);
         secret_free(s);
     }
@@ -121,7 +121,7 @@ void update_application(struct cw_api_call *call, void *self)
 {
     const struct cw_db_param p[] = { CW_TEXT(app_id_of(call)),
                                      CW_TEXT(cw_body_text(cw_api_body(call), "app_name")) };
-    if (!cw_db_exec(((struct registry *)self)->db, &stmt_update, 2, p, on_update, call))
+    if (!cw_db_exec(registry_db(self), &stmt_update, 2, p, on_update, call))
         cw_api_no_db(call);
 }
 
@@ -147,7 +147,7 @@ void reset_application_secret(struct cw_api_call *call, void *self)
     char *sealed;
     struct secret_call *s = secret_new(r, call, app_id_of(call), &sealed);
     const struct cw_db_param p[] = { CW_TEXT(app_id_of(call)), CW_TEXT(sealed) };
-    if (!cw_db_exec(r->db, &stmt_secret, 2, p, on_secret, s)) {
+    if (!cw_db_exec(registry_db(r), &stmt_secret, 2, p, on_secret, s)) {
         cw_api_no_db(call);
         secret_free(s);
     }
@@ -192,7 +192,7 @@ static void on_holds(PGresult *res, void *arg)
         cw_api_fail(d.call, CW_E_APP_NOT_EMPTY,
                     "Space \"%s\" holds %lld products, %lld devices and %lld rules.",
                     app_id_of(d.call), (long long)products, (long long)devices, (long long)rules);
-    else if (!cw_db_exec(d.r->db, &stmt_delete, 1, p, on_delete, d.call))
+    else if (!cw_db_exec(registry_db(d.r), &stmt_delete, 1, p, on_delete, d.call))
         cw_api_no_db(d.call);
 }
 
@@ -201,7 +201,7 @@ void delete_application(struct cw_api_call *call, void *self)
     struct deleting *d = cw_malloc(sizeof *d);
     *d = (struct deleting){ self, call };
     const struct cw_db_param p[] = { CW_TEXT(app_id_of(call)) };
-    if (!cw_db_exec(d->r->db, &stmt_holds, 1, p, on_holds, d)) {
+    if (!cw_db_exec(registry_db(d->r), &stmt_holds, 1, p, on_holds, d)) {
         cw_api_no_db(call);
         free(d);
     }

@@ -57,7 +57,7 @@ void show_applications(struct cw_api_call *call, void *self)
     cw_api_spaces(call, &allowed, &denied);
     const struct cw_db_param p[] = { CW_TEXT(cw_api_query(call, "default_app")),
                                      cw_api_spaces_param(&allowed), cw_db_array_param(&denied) };
-    if (!cw_db_exec(r->db, &stmt_list, 3, p, on_list, call))
+    if (!cw_db_exec(registry_db(r), &stmt_list, 3, p, on_list, call))
         cw_api_no_db(call);
     cw_db_array_free(&allowed);
     cw_db_array_free(&denied);
@@ -78,7 +78,7 @@ void show_application(struct cw_api_call *call, void *self)
 {
     struct registry *r = self;
     const struct cw_db_param p[] = { CW_TEXT(cw_api_path(call, "app_id")) };
-    if (!cw_db_exec(r->db, &stmt_show, 1, p, on_show, call))
+    if (!cw_db_exec(registry_db(r), &stmt_show, 1, p, on_show, call))
         cw_api_no_db(call);
 }
 
@@ -143,7 +143,8 @@ void apps_start(struct registry *r)
     char id[33], tail[5], name[24];
     snprintf(name, sizeof name, "DefaultApp_%s", cw_random_hex(tail, 4));
     const struct cw_db_param p[] = { CW_TEXT(cw_random_hex(id, 32)), CW_TEXT(name) };
-    if (!cw_db_exec(r->db, &stmt_make_default, 2, p, NULL, NULL) ||
-        !cw_db_exec(r->db, &stmt_find_default, 0, NULL, on_default, r))
+    struct cw_db *db = registry_db(r); /* one after the other */
+    if (!cw_db_exec(db, &stmt_make_default, 2, p, NULL, NULL) ||
+        !cw_db_exec(db, &stmt_find_default, 0, NULL, on_default, r))
         start_later(r);
 }

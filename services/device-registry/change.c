@@ -143,7 +143,7 @@ void change_cut(struct change *c, const char *done)
     const struct cw_db_param p[] = { cw_db_int(c->device_key, key) };
     k->c = c;
     snprintf(k->done, sizeof k->done, "%s", done);
-    if (!cw_db_exec(c->r->db, &stmt_session, 1, p, on_session_to_cut, k)) {
+    if (!cw_db_exec(registry_db(c->r), &stmt_session, 1, p, on_session_to_cut, k)) {
         change_no_db(c);
         free(k);
     }

@@ -42,7 +42,8 @@ static bool write_change(struct change *c, const PGresult *row, bool freeze)
     struct cw_buf event = change_event(c, row, CAUSEWAY__EVENT_KIND__EVENT_DEVICE_UPDATED, shown);
     const struct cw_db_param p[] = { cw_db_int(c->device_key, key), cw_db_int(c->version, version),
                                      CW_TEXT(freeze ? "t" : "f"), CW_BIN(event.data, event.len) };
-    bool sent = cw_db_exec(c->r->db, &stmt_freeze, 4, p, freeze ? on_frozen : on_unfrozen, c);
+    bool sent =
+        cw_db_exec(registry_db(c->r), &stmt_freeze, 4, p, freeze ? on_frozen : on_unfrozen, c);
     cw_buf_free(&event);
     json_decref(shown);
     return sent;

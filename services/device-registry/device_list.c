@@ -258,7 +258,7 @@ void list_devices(struct cw_api_call *call, void *self)
     struct asked *a = cw_malloc(sizeof *a);
     *a = (struct asked){ r, call,
                          (f & ~(unsigned)(BY_APP | BY_PRODUCT | SOME_SPACES | CASCADE)) != 0 };
-    if (!cw_db_exec(r->db, spell(f), CW_ARRAY_LEN(p), p, on_list, a)) {
+    if (!cw_db_exec(registry_db(r), spell(f), CW_ARRAY_LEN(p), p, on_list, a)) {
         cw_api_no_db(call);
         free(a);
     }

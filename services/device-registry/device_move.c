@@ -108,7 +108,7 @@ static void write_move(struct move *m, const PGresult *gateway)
                                      cw_db_int(cw_db_i64(gateway, 0, "depth", 0) + 1, depth),
                                      cw_db_int(c->partition, part),
                                      CW_BIN(event.data, event.len) };
-    struct cw_db *db = c->r->db;
+    struct cw_db *db = registry_db(c->r);
     bool moving = cw_db_query(db, "BEGIN", NULL, NULL) &&
                   cw_db_exec(db, &stmt_lock, 1, p, NULL, NULL) &&
                   cw_db_exec(db, &stmt_move, 7, p, on_moved, m);
@@ -177,7 +177,7 @@ static void make(struct change *c, const PGresult *row)
     }
     struct move *m = move_new(c, row);
     const struct cw_db_param p[] = { CW_TEXT(wanted(c)), cw_db_int(c->device_key, key) };
-    if (!cw_db_exec(c->r->db, &stmt_gateway, 2, p, on_gateway, m)) {
+    if (!cw_db_exec(registry_db(c->r), &stmt_gateway, 2, p, on_gateway, m)) {
         change_no_db(c);
         move_free(m);
     }

@@ -41,7 +41,7 @@ static bool write_change(struct change *c, const PGresult *row, const struct cw_
     const struct cw_db_param p[] = { cw_db_int(c->device_key, key), cw_db_int(c->version, version),
                                      CW_TEXT(c->secondary ? "t" : "f"), CW_TEXT(value),
                                      CW_BIN(event.data, event.len) };
-    bool sent = cw_db_exec(c->r->db, stmt, 5, p, cb, c) != NULL;
+    bool sent = cw_db_exec(registry_db(c->r), stmt, 5, p, cb, c) != NULL;
     cw_buf_free(&event);
     json_decref(shown);
     return sent;

@@ -77,7 +77,7 @@ static void make_update(struct change *c, const PGresult *row)
         cw_db_int(json_integer_value(json_object_get(auth, "timeout")), timeout),
         CW_BIN(event.data, event.len),
     };
-    if (!cw_db_exec(c->r->db, &stmt_update, 8, p, on_updated, c))
+    if (!cw_db_exec(registry_db(c->r), &stmt_update, 8, p, on_updated, c))
         change_no_db(c);
     free(extension_text);
     cw_buf_free(&event);
@@ -118,7 +118,7 @@ static void on_deleted(PGresult *res, void *arg)
     if (!change_written(c, res, "delete a device"))
         return;
     const struct cw_db_param p[] = { cw_db_int(c->device_key, key) };
-    if (!cw_db_exec(c->r->db, &stmt_end_session, 1, p, on_deleted_session, c))
+    if (!cw_db_exec(registry_db(c->r), &stmt_end_session, 1, p, on_deleted_session, c))
         on_deleted_cut(false, c);
 }
 
@@ -129,7 +129,7 @@ static void make_delete(struct change *c, const PGresult *row)
     const Causeway__ApiRequest *q = cw_api_request(c->call);
     const struct cw_db_param p[] = { cw_db_int(c->device_key, key), CW_BIN(event.data, event.len),
                                      CW_TEXT(q->user_name), CW_TEXT(q->request_id) };
-    if (!cw_db_exec(c->r->db, &stmt_delete, 4, p, on_deleted, c))
+    if (!cw_db_exec(registry_db(c->r), &stmt_delete, 4, p, on_deleted, c))
         change_no_db(c);
     cw_buf_free(&event);
 }

@@ -51,7 +51,7 @@ bool find_device(struct registry *r, const char *device_id, cw_db_fn *cb, void *
 {
     const struct cw_db_param p[] = { CW_TEXT(device_id) };
     spell();
-    return cw_db_exec(r->db, &stmt_show, 1, p, cb, arg) != NULL;
+    return cw_db_exec(registry_db(r), &stmt_show, 1, p, cb, arg) != NULL;
 }
 
 void show_device(struct cw_api_call *call, void *self)
@@ -152,7 +152,7 @@ static void find_holder(struct adding *w, bool node_taken)
     w->node_taken = node_taken;
     const struct cw_db_param p[] = { CW_TEXT(node_taken ? NULL : get(w->device, "device_id")),
                                      CW_TEXT(node_taken ? get(w->device, "node_id") : NULL) };
-    if (!cw_db_exec(w->r->db, &stmt_taken, 2, p, on_taken, w))
+    if (!cw_db_exec(registry_db(w->r), &stmt_taken, 2, p, on_taken, w))
         on_taken(NULL, w);
 }
 
@@ -233,7 +233,7 @@ static bool insert(struct adding *w, json_t *body, int64_t now_ms)
         cw_db_int(now_ms, now),
         CW_BIN(event.data, event.len),
     };
-    bool sent = cw_db_exec(w->r->db, &stmt_insert, 22, p, on_inserted, w) != NULL;
+    bool sent = cw_db_exec(registry_db(w->r), &stmt_insert, 22, p, on_inserted, w) != NULL;
     free(extension);
     free(desired);
     free(sealed);
@@ -390,7 +390,7 @@ void add_device(struct cw_api_call *call, void *self)
         cw_db_int(r->devices_max, devices),
         cw_db_int(r->children_max, children),
     };
-    if (!cw_db_exec(r->db, &stmt_new, 6, p, on_new, w)) {
+    if (!cw_db_exec(registry_db(r), &stmt_new, 6, p, on_new, w)) {
         cw_api_no_db(call);
         adding_free(w);
     }

@@ -61,7 +61,7 @@ static void on_expired(PGresult *res, void *arg)
                                       .app_id = cw_db_str(res, i, "app_id") });
         const struct cw_db_param p[] = { cw_db_int(cw_db_i64(res, i, "device_key", 0), key),
                                          CW_BIN(event.data, event.len) };
-        cw_db_exec(r->db, &stmt_delete, 2, p, on_deleted, r);
+        cw_db_exec(registry_db(r), &stmt_delete, 2, p, on_deleted, r);
         cw_buf_free(&event);
     }
 }
@@ -77,7 +77,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
     owned_partitions(r, &owned);
     const struct cw_db_param p[] = { cw_db_array_param(&owned), cw_db_int(EXPIRED_MAX, max) };
     if (owned.n)
-        cw_db_exec(r->db, &stmt_expired, 2, p, on_expired, r);
+        cw_db_exec(registry_db(r), &stmt_expired, 2, p, on_expired, r);
     cw_db_array_free(&owned);
 }
 

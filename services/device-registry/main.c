@@ -97,13 +97,20 @@ static void on_db(bool connected, void *arg)
         cw_db_query(arg, "SET lock_timeout = '1s'", NULL, NULL);
 }
 
+static struct cw_db *connection(struct cw_app *app)
+{
+    return cw_db_open(cw_app_base(app), cw_app_db_conninfo(app), cw_app_name(app));
+}
+
 static int start(struct cw_app *app, void *self)
 {
     struct registry *r = self;
     r->app = app;
-    r->db = cw_app_db(app);
-    r->logins = cw_db_open(cw_app_base(app), cw_app_db_conninfo(app), cw_app_name(app));
-    cw_db_watch(r->db, on_db, r->db);
+    for (size_t i = 0; i < CALL_CONNECTIONS; i++) {
+        r->calls[i] = i == 0 ? cw_app_db(app) : connection(app);
+        cw_db_watch(r->calls[i], on_db, r->calls[i]);
+    }
+    r->logins = connection(app);
     cw_db_watch(r->logins, on_db, r->logins);
     r->secrets = secrets_open((size_t)r->secrets_max);
     cw_bus_subscribe(cw_app_bus(app), "invalidate.device", NULL, on_invalidate, r);
@@ -135,6 +142,8 @@ static void stop(void *self)
     cw_log_append_close(&r->uplink);
     cw_log_reader_close(&r->events);
     cw_db_close(&r->logins);
+    for (size_t i = 1; i < CALL_CONNECTIONS; i++) /* the first is the skeleton's */
+        cw_db_close(&r->calls[i]);
     secrets_close(&r->secrets);
     explicit_bzero(r->seal_key, sizeof r->seal_key);
 }

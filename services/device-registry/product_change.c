@@ -111,7 +111,7 @@ static bool update_write(struct work *w, int64_t version)
                                      cw_db_int(now_ms, now),
                                      cw_db_int(w->partition, part),
                                      CW_BIN(event.data, event.len) };
-    bool sent = cw_db_exec(w->r->db, &stmt_update, 13, p, on_updated, w) != NULL;
+    bool sent = cw_db_exec(registry_db(w->r), &stmt_update, 13, p, on_updated, w) != NULL;
     free(model);
     cw_buf_free(&event);
     return sent;
@@ -204,7 +204,7 @@ static void on_deleted(PGresult *res, void *arg)
     char key[24];
     const struct cw_db_param p[] = { cw_db_int(w->product_key, key) };
     if (cw_db_broke(res, "device_product")) {
-        if (!cw_db_exec(w->r->db, &stmt_devices, 1, p, on_devices, w))
+        if (!cw_db_exec(registry_db(w->r), &stmt_devices, 1, p, on_devices, w))
             on_devices(NULL, w);
         return;
     }
@@ -239,7 +239,7 @@ static void on_found_for_delete(PGresult *res, void *arg)
         product_event(w, CAUSEWAY__EVENT_KIND__EVENT_PRODUCT_DELETED, cw_now_ms(), body);
     const struct cw_db_param p[] = { cw_db_int(w->product_key, key), cw_db_int(w->partition, part),
                                      CW_BIN(event.data, event.len) };
-    bool sent = cw_db_exec(w->r->db, &stmt_delete, 3, p, on_deleted, w) != NULL;
+    bool sent = cw_db_exec(registry_db(w->r), &stmt_delete, 3, p, on_deleted, w) != NULL;
     json_decref(body);
     cw_buf_free(&event);
     if (sent)

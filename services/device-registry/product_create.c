@@ -78,7 +78,7 @@ static void find_holder(struct creating *w, bool model_taken)
                                      CW_TEXT(model_taken ? NULL : get(w->product, "product_id")),
                                      CW_TEXT(model_taken ? w->manufacturer_id : NULL),
                                      CW_TEXT(model_taken ? w->model : NULL) };
-    if (!cw_db_exec(w->r->db, &stmt_taken, 4, p, on_taken, w))
+    if (!cw_db_exec(registry_db(w->r), &stmt_taken, 4, p, on_taken, w))
         on_taken(NULL, w);
 }
 
@@ -133,7 +133,7 @@ static void insert(struct creating *w)
     p[14] = CW_BIN(event.data, event.len);
     p[15] = CW_TEXT(w->manufacturer_id);
     p[16] = CW_TEXT(w->model);
-    bool sent = cw_db_exec(w->r->db, &stmt_insert, 17, p, on_inserted, w) != NULL;
+    bool sent = cw_db_exec(registry_db(w->r), &stmt_insert, 17, p, on_inserted, w) != NULL;
     free(model);
     cw_buf_free(&event);
     if (!sent) {
@@ -188,7 +188,7 @@ void product_create(struct registry *r, struct cw_api_call *call, const char *ap
                             .manufacturer_id = copy(manufacturer_id),
                             .model = copy(model) };
     const struct cw_db_param p[] = { CW_TEXT(app_id), cw_db_int(r->products_max, max) };
-    if (!cw_db_exec(r->db, &stmt_new, 2, p, on_new, w)) {
+    if (!cw_db_exec(registry_db(r), &stmt_new, 2, p, on_new, w)) {
         cw_api_no_db(call);
         creating_free(w);
     }

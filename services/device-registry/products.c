@@ -78,7 +78,7 @@ bool product_find(struct registry *r, struct cw_api_call *call, const char *app_
                   void *arg)
 {
     const struct cw_db_param p[] = { CW_TEXT(cw_api_path(call, "product_id")), CW_TEXT(app_id) };
-    return cw_db_exec(r->db, &stmt_find, 2, p, cb, arg) != NULL;
+    return cw_db_exec(registry_db(r), &stmt_find, 2, p, cb, arg) != NULL;
 }
 
 /* ---- show, list */
@@ -131,7 +131,7 @@ void list_products(struct cw_api_call *call, void *self)
                                      cw_db_int(cw_api_query_int(call, "limit", 10), limit),
                                      cw_api_spaces_param(&allowed),
                                      cw_db_array_param(&denied) };
-    if (!cw_db_exec(r->db, &stmt_list, 7, p, on_list, call))
+    if (!cw_db_exec(registry_db(r), &stmt_list, 7, p, on_list, call))
         cw_api_no_db(call);
     cw_db_array_free(&allowed);
     cw_db_array_free(&denied);

@@ -12,10 +12,13 @@
 struct secrets;
 struct gateways;
 
+/* Commits of several connections wait for the disk together. */
+#define CALL_CONNECTIONS 4
+
 struct registry {
     struct cw_app *app;
-    struct cw_db *db;     /* calls */
-    struct cw_db *logins; /* sessions: never behind a long list */
+    struct cw_db *calls[CALL_CONNECTIONS]; /* registry_db() chooses one */
+    struct cw_db *logins;                  /* sessions: never behind a long list */
     struct secrets *secrets;
     struct gateways *gateways;
     struct event *expiry;
@@ -28,6 +31,10 @@ struct registry {
 };
 
 /* ---- answer.c: answers in the forms of this daemon */
+
+/* For the next statement of a call: the connection on which the fewest wait. Statements of one call
+ * may go over several; each sees what was committed before it was sent. */
+struct cw_db *registry_db(const struct registry *r);
 
 /* "page":{count,marker} from column count of any row and record_id of the last. */
 void put_page(json_t *o, const PGresult *res, int shown);

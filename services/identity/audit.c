@@ -14,7 +14,7 @@
 #define SWEEP_S 3600
 
 /* $1 begun: [{record_id, at_ms, project_id, user_id, user_name, peer, request_id, operation,
- * method, resource}], $2 ended: [{request_id, status, error_code, resource_id}]. */
+ * method, resource}], $2 ended: [{record_id, status, error_code, resource_id}]. */
 static const struct cw_stmt stmt_write = {
     "audit_write",
     "WITH b AS (INSERT INTO identity.audit (record_id, at, project_id, user_id, user_name, peer,"
@@ -22,9 +22,9 @@ static const struct cw_stmt stmt_write = {
     " 'at_ms')::bigint / 1000.0), r ->> 'project_id', r ->> 'user_id', r ->> 'user_name',"
     " r ->> 'peer', r ->> 'request_id', r ->> 'operation', r ->> 'method', r ->> 'resource'"
     " FROM jsonb_array_elements($1::jsonb) r ON CONFLICT DO NOTHING)"
-    " UPDATE identity.audit a SET status = (e ->> 'status')::int, error_code = e ->> 'error_code',"
-    " resource_id = e ->> 'resource_id' FROM jsonb_array_elements($2::jsonb) e"
-    " WHERE a.request_id = e ->> 'request_id'"
+    " INSERT INTO identity.audit_end (record_id, status, error_code, resource_id) SELECT"
+    " e ->> 'record_id', (e ->> 'status')::int, e ->> 'error_code', e ->> 'resource_id'"
+    " FROM jsonb_array_elements($2::jsonb) e ON CONFLICT DO NOTHING"
 };
 
 static char *member_text(const json_t *body, const char *key)
@@ -59,20 +59,25 @@ void on_write_audit(struct cw_api_call *call, void *self)
 
 /* ---- list: the narrowest filter that is given leads, the others are looked at on the way */
 
-#define LIST(by)                                                                                   \
-    "SELECT record_id, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"') AS "    \
-    "time,"                                                                                        \
-    " user_id, user_name, peer, request_id, operation, method, resource, resource_id, status,"     \
-    " error_code FROM identity.audit WHERE " by " AND project_id = $1 AND record_id < lower($2)"   \
-    " AND ($3::text IS NULL OR record_id >= $3) AND ($4::text IS NULL OR record_id < $4)"          \
-    " AND ($5::text IS NULL OR user_name = $5) AND ($6::text IS NULL OR resource_id = $6)"         \
-    " AND ($7::text IS NULL OR request_id = $7) AND ($8::text IS NULL OR operation = $8)"          \
-    " ORDER BY record_id DESC LIMIT $9::bigint"
+#define LIST(from, id, by)                                                                         \
+    "SELECT a.record_id, to_char(a.at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"    \
+    " AS time, a.user_id, a.user_name, a.peer, a.request_id, a.operation, a.method, a.resource,"   \
+    " e.resource_id, e.status, e.error_code FROM " from " USING (record_id) WHERE " by             \
+    " AND a.project_id = $1 AND " id ".record_id < lower($2)"                                      \
+    " AND ($3::text IS NULL OR " id ".record_id >= $3)"                                            \
+    " AND ($4::text IS NULL OR " id ".record_id < $4)"                                             \
+    " AND ($5::text IS NULL OR a.user_name = $5) AND ($6::text IS NULL OR e.resource_id = $6)"     \
+    " AND ($7::text IS NULL OR a.request_id = $7) AND ($8::text IS NULL OR a.operation = $8)"      \
+    " ORDER BY " id ".record_id DESC LIMIT $9::bigint"
+#define BEGUN "identity.audit a LEFT JOIN identity.audit_end e"
 
-static const struct cw_stmt lists[] = { { "audit_by_request", LIST("request_id = $7") },
-                                        { "audit_by_resource", LIST("resource_id = $6") },
-                                        { "audit_by_user", LIST("user_name = $5") },
-                                        { "audit_by_project", LIST("project_id = $1") } };
+static const struct cw_stmt lists[] = {
+    { "audit_by_request", LIST(BEGUN, "a", "a.request_id = $7") },
+    { "audit_by_resource",
+      LIST("identity.audit_end e JOIN identity.audit a", "e", "e.resource_id = $6") },
+    { "audit_by_user", LIST(BEGUN, "a", "a.user_name = $5") },
+    { "audit_by_time", LIST(BEGUN, "a", "true") },
+};
 
 static json_t *record_json(const PGresult *res, int row)
 {
@@ -136,8 +141,10 @@ void on_list_audit(struct cw_api_call *call, void *self)
 /* ---- what is old goes */
 
 static const struct cw_stmt stmt_old = {
-    "audit_old", "DELETE FROM identity.audit WHERE record_id IN (SELECT record_id FROM"
+    "audit_old", "WITH o AS (DELETE FROM identity.audit WHERE record_id IN (SELECT record_id FROM"
                  " identity.audit WHERE record_id < $1 ORDER BY record_id LIMIT 10000)"
+                 " RETURNING record_id)"
+                 " DELETE FROM identity.audit_end e USING o WHERE e.record_id = o.record_id"
 };
 static const struct cw_stmt stmt_ended = {
     "keys_ended", "DELETE FROM identity.access_key WHERE expires < now() - interval '1 day'"

@@ -105,9 +105,9 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
         flush(a);
 }
 
-void audit_begin(struct audit *a, const struct audit_record *r, audit_fn *cb, void *arg)
+void audit_begin(struct audit *a, const struct audit_record *r, char id[25], audit_fn *cb,
+                 void *arg)
 {
-    char id[CW_RECORD_ID_LEN];
     struct waiter *w = cw_calloc(1, sizeof *w);
     w->cb = cb;
     w->arg = arg;
@@ -121,14 +121,14 @@ void audit_begin(struct audit *a, const struct audit_record *r, audit_fn *cb, vo
         flush(a);
 }
 
-void audit_end(struct audit *a, const char *request_id, int status, const char *error_code,
+void audit_end(struct audit *a, const char *id, int status, const char *error_code,
                const char *resource_id)
 {
     if (json_array_size(a->ends) >= ENDS_KEPT)
         return;
     json_array_append_new(a->ends,
-                          json_pack("{s:s, s:i, s:s?, s:s?}", "request_id", request_id, "status",
-                                    status, "error_code", error_code, "resource_id", resource_id));
+                          json_pack("{s:s, s:i, s:s?, s:s?}", "record_id", id, "status", status,
+                                    "error_code", error_code, "resource_id", resource_id));
 }
 
 struct audit *audit_open(struct cw_app *app)

@@ -15,11 +15,12 @@ struct audit_record {
 
 /* rc 0: it is in the log; negative: it is not, and the change must not be made. */
 typedef void audit_fn(int rc, void *arg);
-/* cb runs once, later. */
-void audit_begin(struct audit *a, const struct audit_record *r, audit_fn *cb, void *arg);
-/* How the change of this request ended; a hint: it may be lost, and the record then has no status.
+/* cb runs once, later. id is what audit_end() wants. */
+void audit_begin(struct audit *a, const struct audit_record *r, char id[25], audit_fn *cb,
+                 void *arg);
+/* How the change ended; a hint: it may be lost, and the record then has no status.
  * error_code and resource_id may be NULL. */
-void audit_end(struct audit *a, const char *request_id, int status, const char *error_code,
+void audit_end(struct audit *a, const char *id, int status, const char *error_code,
                const char *resource_id);
 
 struct audit *audit_open(struct cw_app *app); /* never NULL */

@@ -31,6 +31,7 @@ struct call {
     json_t *grants, *limit; /* what the user may; what a temporary key may at most, or NULL */
     struct access access;   /* its texts lie in these two */
     bool self_only, audited;
+    char audit_id[25];
     char *user_id, *user_name, *project_id;
     Causeway__Pair query[QUERY_MAX], *query_list[QUERY_MAX];
     size_t n_query;
@@ -72,7 +73,7 @@ static void end_audit(struct call *c, int status, const void *body, size_t len)
 {
     struct cw_json_error err;
     json_t *answer = len ? cw_json_parse(body, len, &err) : NULL;
-    audit_end(c->g->audit, cw_http_id(c->req), status, cw_json_text(answer, "error_code"),
+    audit_end(c->g->audit, c->audit_id, status, cw_json_text(answer, "error_code"),
               changed_id(c, answer));
     json_decref(answer);
 }
@@ -264,7 +265,7 @@ static void go_on(struct call *c)
                                         .operation = c->match.route->operation,
                                         .method = c->match.route->method,
                                         .resource = resource_of(c, resource) },
-                on_audited, c);
+                c->audit_id, on_audited, c);
 }
 
 /* ---- is it valid */

@@ -13,10 +13,10 @@
 #include <cmocka.h>
 
 #include "libcommon/json.h"
+#include "libcommon/validate.h"
 #include "proto/routes.h"
 #include "services/rest-gateway/rate.h"
 #include "services/rest-gateway/route.h"
-#include "libcommon/validate.h"
 
 static const struct cw_route *operation(const char *name)
 {
