@@ -649,6 +649,14 @@ bool cw_log_reader_owns(const struct cw_log_reader *r, uint32_t partition)
            !r->parts[partition].stop_due;
 }
 
+void cw_log_reader_owned(const struct cw_log_reader *r, struct cw_db_array *out)
+{
+    cw_db_array_reset(out, CW_ARRAY_INT4);
+    for (uint32_t p = 0; p < r->n_parts; p++)
+        if (cw_log_reader_owns(r, p))
+            cw_db_array_int(out, p);
+}
+
 void cw_log_reader_drain(struct cw_log_reader *r)
 {
     r->draining = true;

@@ -53,6 +53,8 @@ struct cw_log_reader *cw_log_reader_open(struct cw_app *app,
                                          const struct cw_log_reader_config *cfg);
 /* True while this instance works on the partition: who else looks at its rows leaves them alone. */
 bool cw_log_reader_owns(const struct cw_log_reader *r, uint32_t partition);
+/* All of them as int[], for = ANY($1); out is zeroed or was filled before, the caller frees it. */
+void cw_log_reader_owned(const struct cw_log_reader *r, struct cw_db_array *out);
 /* Finishes the transaction at hand, releases the partitions; holds the app's drain until then. */
 void cw_log_reader_drain(struct cw_log_reader *r);
 /* Undoes the transaction at hand, and the locks go with the connection; done() and owned() run

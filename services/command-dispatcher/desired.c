@@ -251,10 +251,7 @@ static void sweep(struct desired *s)
     s->again = s->reading != NULL;
     if (s->reading || cw_app_draining(s->d->app))
         return;
-    cw_db_array_reset(&mine, CW_ARRAY_INT4);
-    for (uint32_t p = 0; p < cw_app_partitions(s->d->app); p++)
-        if (cw_log_reader_owns(s->d->events, p))
-            cw_db_array_int(&mine, p);
+    cw_log_reader_owned(s->d->events, &mine);
     const struct cw_db_param par[] = { cw_db_array_param(&mine),
                                        cw_db_int(AT_ONCE + HASH_COUNT(s->going), limit) };
     if (mine.n > 0)

@@ -177,14 +177,6 @@ static void done(struct cw_log_txn *txn, bool committed, void *self)
     cw_log_txn_set_data(txn, NULL);
 }
 
-void owned_partitions(const struct registry *r, struct cw_db_array *out)
-{
-    cw_db_array_reset(out, CW_ARRAY_INT4);
-    for (uint32_t p = 0; p < cw_app_partitions(r->app); p++)
-        if (cw_log_reader_owns(r->events, p))
-            cw_db_array_int(out, p);
-}
-
 static void on_wake(const struct cw_bus_msg *msg, void *arg)
 {
     struct registry *r = arg;

@@ -74,7 +74,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
     (void)fd, (void)what;
     if (cw_app_draining(r->app))
         return;
-    owned_partitions(r, &owned);
+    cw_log_reader_owned(r->events, &owned);
     const struct cw_db_param p[] = { cw_db_array_param(&owned), cw_db_int(EXPIRED_MAX, max) };
     if (owned.n)
         cw_db_exec(registry_db(r), &stmt_expired, 2, p, on_expired, r);

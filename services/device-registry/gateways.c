@@ -8,6 +8,7 @@
 #include <uthash.h>
 
 #include "libcommon/log_append.h"
+#include "libcommon/log_read.h"
 #include "libcommon/metrics.h"
 #include "services/device-registry/registry.h"
 
@@ -206,7 +207,7 @@ static void end_sessions(struct gateways *g, const char *instance)
     e->g = g;
     cw_db_array_reset(&e->keys, CW_ARRAY_INT8);
     cw_db_array_reset(&e->numbers, CW_ARRAY_INT8);
-    owned_partitions(g->r, &owned);
+    cw_log_reader_owned(g->r->events, &owned);
     const struct cw_db_param p[] = { CW_TEXT(instance), cw_db_array_param(&owned),
                                      cw_db_int(ENDS_MAX, max) };
     if (!owned.n || !cw_db_exec(g->r->logins, &stmt_held, 3, p, on_held, e))

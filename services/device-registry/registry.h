@@ -201,8 +201,6 @@ void gateways_start(struct registry *r);
 void gateways_stop(struct registry *r);
 /* Reads EVENT into r->events, and relays the outbox. */
 void events_start(struct registry *r);
-/* int[] of the partitions of EVENT that this instance owns; the caller frees it. */
-void owned_partitions(const struct registry *r, struct cw_db_array *out);
 
 /* ---- expiry.c */
 

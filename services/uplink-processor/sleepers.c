@@ -100,10 +100,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
     (void)fd, (void)what;
     if (!u->reader || u->sleepers_asked || cw_app_draining(u->app))
         return;
-    cw_db_array_reset(&mine, CW_ARRAY_INT4);
-    for (uint32_t p = 0; p < cw_app_partitions(u->app); p++)
-        if (cw_log_reader_owns(u->reader, p))
-            cw_db_array_int(&mine, p);
+    cw_log_reader_owned(u->reader, &mine);
     const struct cw_db_param p[] = { cw_db_array_param(&mine), cw_db_int(cw_now_ms(), now),
                                      cw_db_int(u->abnormal_ms, abnormal),
                                      cw_db_int(u->offline_ms, offline), cw_db_int(AT_ONCE, limit) };
