@@ -172,9 +172,7 @@ struct cw_buf package_write(const json_t *product, const char *manufacturer_id, 
         bool fine = zip && add_files(zip, product, id, model ? model : text(product, "product_id"));
         if (!zip)
             zip_source_free(source);
-        else if (!fine)
-            zip_discard(zip);
-        else if (zip_close(zip) == 0)
+        else if (fine && zip_close(zip) == 0)
             out = read_all(source);
         else
             zip_discard(zip);

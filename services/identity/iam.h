@@ -16,12 +16,12 @@ struct iam_row {
     /* path:…, query:…, body:a.b.c; own: the caller, when he may about himself only; id: a new one;
      * max:…: a setting; hash, access, sealed, token: what before() has made */
     const char *params[IAM_PARAMS];
-    int status;
     const char *missing, *quota; /* what there is none of, or too many of */
     /* Runs first; goes on with iam_run(), or ends the call. NULL: nothing. */
     void (*before)(struct iam_call *c);
     /* May add to the answer. */
     void (*after)(struct iam_call *c, json_t *body);
+    int status;
     bool changes; /* what rest-gateways keep of users and keys is void */
 };
 extern const struct iam_row iam_rows[]; /* ends with a row without operation */

@@ -335,7 +335,7 @@ static int read_path(struct call *c, struct cw_refusal *r)
 static bool is_type(const char *content_type, const char *want)
 {
     size_t n = content_type ? strcspn(content_type, "; \t") : 0;
-    return n == strlen(want) && strncasecmp(content_type, want, n) == 0;
+    return content_type && n == strlen(want) && strncasecmp(content_type, want, n) == 0;
 }
 
 static int refuse_format(struct cw_refusal *r, const char *text)

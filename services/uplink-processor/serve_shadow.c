@@ -113,7 +113,7 @@ static bool read_wishes(struct setting *s)
         }
         s->wish[s->n++] = wish;
     }
-    qsort(s->wish, s->n, sizeof s->wish[0], by_service);
+    qsort(s->wish, s->n, sizeof s->wish / SERVICES_MAX, by_service);
     for (i = 1; i < s->n; i++)
         if (by_service(&s->wish[i - 1], &s->wish[i]) == 0) {
             cw_api_fail(s->call, CW_E_INVALID, "Field \"shadow\": service \"%s\" is named twice.",
