@@ -14,7 +14,7 @@ PROTO_OBJ := $(PROTO_C:.c=.o)
 ROUTES_C := $(BUILD)/gen/proto/routes.c
 ROUTES_OBJ := $(ROUTES_C:.c=.o)
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(PROTO_OBJ) $(ROUTES_OBJ)
-PACKAGES := libpq libprotobuf-c libcrypto jansson libevent libevent_pthreads libevent_openssl libssl libnats libcurl libzip
+PACKAGES := libpq libprotobuf-c libcrypto jansson libevent libevent_pthreads libevent_openssl libssl libnats libcurl libzip zlib
 PKG_CFLAGS = $(shell pkg-config --cflags $(PACKAGES))
 LIBS      = -Wl,--as-needed $(shell pkg-config --libs $(PACKAGES)) -lpthread
 UNIT     := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c))

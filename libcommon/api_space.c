@@ -66,10 +66,8 @@ static void deny(struct cw_api_call *call, const char *app_id)
 
 static const char *space_of(const char *operation)
 {
-    for (size_t i = 0; i < cw_n_routes; i++)
-        if (strcmp(cw_routes[i].operation, operation) == 0)
-            return cw_routes[i].space;
-    return NULL;
+    const struct cw_route *route = cw_route_of(operation);
+    return route ? route->space : NULL;
 }
 
 static const char *value(struct cw_api_call *call, const char *from)

@@ -315,9 +315,10 @@ def generate(doc):
     lines = "\n".join("    " + c_string(text[i:i + 80]) for i in range(0, len(text), 80))
     return "\n".join([
         "/* made by proto/gen_routes.py from proto/openapi.json */", '#include "proto/routes.h"',
-        "", *tables.out, "", "const struct cw_route cw_routes[] = {", *routes, "};",
+        "", "#include <string.h>", "", *tables.out, "", "const struct cw_route cw_routes[] = {", *routes, "};",
         f"const size_t cw_n_routes = {len(routes)};", "const char cw_openapi_json[] =",
-        lines + ";", "const size_t cw_openapi_json_len = sizeof cw_openapi_json - 1;", ""])
+        lines + ";", "const size_t cw_openapi_json_len = sizeof cw_openapi_json - 1;", "",
+        LOOKUP])
 
 
 HEADER = """/* made by proto/gen_routes.py from proto/openapi.json */
@@ -327,8 +328,18 @@ HEADER = """/* made by proto/gen_routes.py from proto/openapi.json */
 
 extern const struct cw_route cw_routes[];
 extern const size_t cw_n_routes;
+/* NULL: no such operation. */
+const struct cw_route *cw_route_of(const char *operation);
 extern const char cw_openapi_json[]; /* the contract itself */
 extern const size_t cw_openapi_json_len;
+"""
+LOOKUP = """const struct cw_route *cw_route_of(const char *operation)
+{
+    for (size_t i = 0; i < cw_n_routes; i++)
+        if (strcmp(cw_routes[i].operation, operation) == 0)
+            return &cw_routes[i];
+    return NULL;
+}
 """
 
 

@@ -10,7 +10,7 @@
 #include "libcommon/log_read.h"
 #include "libcommon/metrics.h"
 #include "proto/subjects.h"
-#include "services/device-registry/registry.h"
+#include "services/device-registry/subdevices.h"
 
 /* The lock first, in the order of logins, so that the two cannot wait for each other. What comes in
  * is joined once: the planner takes it for ten rows, and two of them would be compared n times n.
@@ -44,6 +44,7 @@ struct status {
 struct work {
     struct status *statuses; /* the newest of each device, by device_key */
     struct cw_db_array ended_keys, ended_numbers;
+    struct device_requests requests;
 };
 
 static struct status *status_of(struct work *w, int64_t device_key)
@@ -92,6 +93,14 @@ static void take_status(struct work *w, const Causeway__Event *e)
     json_decref(body);
 }
 
+static void take_event(struct work *w, const Causeway__Event *e, uint32_t partition)
+{
+    if (e->kind == CAUSEWAY__EVENT_KIND__EVENT_DEVICE_STATUS && e->device_key)
+        take_status(w, e);
+    if (e->kind == CAUSEWAY__EVENT_KIND__EVENT_DEVICE_REQUEST)
+        requests_note(&w->requests, e, partition);
+}
+
 static void prepare(struct cw_log_txn *txn, const struct cw_record *records, size_t n, void *self)
 {
     struct work *w = cw_calloc(1, sizeof *w);
@@ -107,9 +116,7 @@ static void prepare(struct cw_log_txn *txn, const struct cw_record *records, siz
             cw_log(CW_ERROR, "events_unreadable", "partition=%u seq=%" PRIu64, records[i].partition,
                    records[i].seq);
         for (size_t k = 0; b && k < b->n_events; k++)
-            if (b->events[k]->kind == CAUSEWAY__EVENT_KIND__EVENT_DEVICE_STATUS &&
-                b->events[k]->device_key)
-                take_status(w, b->events[k]);
+            take_event(w, b->events[k], records[i].partition);
         causeway__event_batch__free_unpacked(b, NULL);
     }
     cw_log_txn_set_data(txn, w);
@@ -156,15 +163,19 @@ static void effects(struct cw_log_txn *txn, void *self)
                                          cw_db_array_param(&w->ended_numbers) };
         cw_log_txn_exec(txn, &stmt_end, 2, p, NULL, NULL);
     }
+    requests_store(&w->requests, txn);
 }
 
 static void done(struct cw_log_txn *txn, bool committed, void *self)
 {
     struct work *w = cw_log_txn_data(txn);
     struct status *s, *next;
-    (void)self, (void)committed;
+    struct registry *r = self;
     if (!w)
         return;
+    if (committed && w->requests.n_requests && r->subdevices)
+        subdevices_wake(r->subdevices);
+    requests_free(&w->requests);
     HASH_ITER(hh, w->statuses, s, next)
     {
         /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): the table has let go of what was freed */

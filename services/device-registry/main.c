@@ -6,7 +6,7 @@
 #include "libcommon/log_append.h"
 #include "libcommon/log_read.h"
 #include "proto/subjects.h"
-#include "services/device-registry/registry.h"
+#include "services/device-registry/subdevices.h"
 
 #define AT(f) offsetof(struct registry, f)
 
@@ -122,6 +122,7 @@ static int start(struct cw_app *app, void *self)
     events_start(r);
     gateways_start(r);
     expiry_start(r);
+    r->subdevices = subdevices_open(r);
     cw_app_hold(app, "default space");
     apps_start(r);
     return 0;
@@ -139,6 +140,7 @@ static void stop(void *self)
     struct registry *r = self;
     gateways_stop(r);
     expiry_stop(r);
+    subdevices_close(&r->subdevices);
     cw_log_append_close(&r->uplink);
     cw_log_reader_close(&r->events);
     cw_db_close(&r->logins);
@@ -157,7 +159,7 @@ int main(int argc, char **argv)
                               .options = options,
                               .self = &self,
                               .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
-                              .schema_version = 10,
+                              .schema_version = 15,
                               .start = start,
                               .drain = drain,
                               .stop = stop },

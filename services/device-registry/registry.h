@@ -11,6 +11,7 @@
 
 struct secrets;
 struct gateways;
+struct subdevices;
 
 /* Commits of several connections wait for the disk together. */
 #define CALL_CONNECTIONS 4
@@ -21,6 +22,7 @@ struct registry {
     struct cw_db *logins;                  /* sessions: never behind a long list */
     struct secrets *secrets;
     struct gateways *gateways;
+    struct subdevices *subdevices;
     struct event *expiry;
     struct cw_log_append *uplink;
     struct cw_log_reader *events;

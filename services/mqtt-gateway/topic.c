@@ -72,8 +72,8 @@ static bool has_control(struct text t)
     return false;
 }
 
-/* The value of request_id in "a=b&request_id=c"; false when a name is unknown or a value bad. */
-static bool read_query(struct text query, struct text *request_id)
+/* "request_id=c&encoding=gzip"; false when a name is unknown or a value bad. */
+static bool read_query(struct text query, struct text *request_id, bool *gzip)
 {
     while (query.len) {
         const char *amp = memchr(query.p, '&', query.len);
@@ -84,14 +84,16 @@ static bool read_query(struct text query, struct text *request_id)
             if (pair.len == 0 || pair.len > REQUEST_ID_MAX || has_control(pair))
                 return false;
             *request_id = pair;
-        } else if (!is(pair, "encoding=gzip"))
+        } else if (is(pair, "encoding=gzip"))
+            *gzip = true;
+        else
             return false;
     }
     return true;
 }
 
 /* True when rest (after sys/) is what the row describes. */
-static bool row_takes(const struct row *row, struct text rest, struct text *request_id)
+static bool row_takes(const struct row *row, struct text rest, struct text *request_id, bool *gzip)
 {
     struct text query = { 0 };
     const char *mark = row->query ? memchr(rest.p, '?', rest.len) : NULL;
@@ -100,10 +102,11 @@ static bool row_takes(const struct row *row, struct text rest, struct text *requ
         rest.len = (size_t)(mark - rest.p);
     }
     *request_id = (struct text){ 0 };
+    *gzip = false;
     if (!skip_word(&rest, row->name))
         return false;
     if (!row->rid)
-        return rest.len == 0 && read_query(query, request_id);
+        return rest.len == 0 && read_query(query, request_id, gzip);
     if (!skip_word(&rest, "/" RID) || rest.len == 0 || rest.len > REQUEST_ID_MAX ||
         memchr(rest.p, '/', rest.len) || has_control(rest))
         return false;
@@ -111,10 +114,11 @@ static bool row_takes(const struct row *row, struct text rest, struct text *requ
     return true;
 }
 
-static const struct row *find_row(struct text rest, enum direction d, struct text *request_id)
+static const struct row *find_row(struct text rest, enum direction d, struct text *request_id,
+                                  bool *gzip)
 {
     for (size_t i = 0; i < CW_ARRAY_LEN(rows); i++)
-        if (rows[i].direction == d && row_takes(&rows[i], rest, request_id))
+        if (rows[i].direction == d && row_takes(&rows[i], rest, request_id, gzip))
             return &rows[i];
     return NULL;
 }
@@ -172,14 +176,15 @@ static int refuse(struct topic_info *out, const char *code, const char *rule)
 static int check_system(struct topic_info *out, const char *device_id, struct text rest)
 {
     struct text request_id;
-    const struct row *row = find_row(rest, UP, &out->request_id);
+    bool gzip;
+    const struct row *row = find_row(rest, UP, &out->request_id, &out->gzip);
     if (row) {
         out->report = row->report;
         out->answer = row->answer;
         return 0;
     }
     find_nearest(out, device_id, rest);
-    if (find_row(rest, DOWN, &request_id))
+    if (find_row(rest, DOWN, &request_id, &gzip))
         return refuse(out, "topic_direction",
                       "This topic is for the platform to speak to devices; "
                       "a device may only receive it.");
@@ -231,7 +236,7 @@ int topic_check_publish(struct topic_info *out, const char *device_id, struct te
                         bool strict)
 {
     struct text rest = topic;
-    out->report = out->answer = false;
+    out->report = out->answer = out->gzip = false;
     out->request_id = (struct text){ 0 };
     out->code = out->rule = NULL;
     out->nearest[0] = '\0';
@@ -274,11 +279,12 @@ static bool catches_down(struct text rest)
     char sample[96];
     for (size_t i = 0; i < CW_ARRAY_LEN(rows); i++) {
         struct text request_id;
+        bool gzip;
         if (rows[i].direction != DOWN)
             continue;
         int n = snprintf(sample, sizeof sample, "%s%s", rows[i].name, rows[i].rid ? "/" RID : "");
         if (topic_matches(rest, (struct text){ sample, (size_t)n }) ||
-            row_takes(&rows[i], rest, &request_id))
+            row_takes(&rows[i], rest, &request_id, &gzip))
             return true;
     }
     return false;
@@ -304,8 +310,9 @@ int topic_check_filter(const char *device_id, struct text filter)
 bool topic_is_system_down(const char *device_id, struct text topic)
 {
     struct text request_id;
+    bool gzip;
     return skip_own(&topic, device_id) && skip_word(&topic, "sys/") &&
-           find_row(topic, DOWN, &request_id);
+           find_row(topic, DOWN, &request_id, &gzip);
 }
 
 struct text topic_request_id(struct text topic)

@@ -7,6 +7,8 @@
 
 #include "libcommon/ids.h"
 #include "services/mqtt-gateway/downlink.h"
+#include "services/mqtt-gateway/inflate.h"
+#include "services/mqtt-gateway/rate.h"
 #include "services/mqtt-gateway/topic.h"
 
 #define REPORT_MAX_BYTES (64U << 10)
@@ -193,6 +195,38 @@ static void accept_frame(struct session *s, const struct packet_publish *pub,
         downlink_answered(s, info->request_id, p->data, p->len);
 }
 
+static void refuse_gzip(struct session *s, const struct packet_publish *pub, int rc)
+{
+    refuse(s, pub,
+           &(struct refusal){
+               CW_LAYER_DECODE, "gzip",
+               rc == -EMSGSIZE
+                   ? "The payload inflates to more than 1 MB."
+                   : "The topic says encoding=gzip; the payload is not one gzip member.",
+               "Send one gzip member of at most 1 MB inflated, or leave encoding=gzip out." });
+}
+
+/* What it inflates to counts as if it had been sent so. */
+static void accept_inflated(struct session *s, const struct packet_publish *pub,
+                            const struct topic_info *info)
+{
+    struct packet_publish plain = *pub;
+    struct cw_buf text = { 0 };
+    int rc = inflate_gzip(&text, pub->payload, pub->len);
+    plain.payload = text.data;
+    plain.len = text.len;
+    if (rc == 0 && s->conn)
+        rate_spend(&s->conn->bytes_due_us, s->conn->heard_ms * 1000, (int64_t)text.len,
+                   s->gw->set.bandwidth_bytes);
+    if (rc < 0)
+        refuse_gzip(s, pub, rc);
+    else if (info->report && plain.len > REPORT_MAX_BYTES)
+        refuse_size(s, &plain);
+    else
+        accept_frame(s, &plain, info);
+    cw_buf_free(&text);
+}
+
 void uplink_publish(struct session *s, const struct packet_publish *pub)
 {
     struct topic_info info;
@@ -207,6 +241,8 @@ void uplink_publish(struct session *s, const struct packet_publish *pub)
         refuse_topic(s, pub, &info);
     else if (info.report && pub->len > REPORT_MAX_BYTES)
         refuse_size(s, pub);
+    else if (info.gzip)
+        accept_inflated(s, pub, &info);
     else
         accept_frame(s, pub, &info);
 }

@@ -8,7 +8,7 @@
 #include "services/uplink-processor/history.h"
 
 /* What must be known before a batch can be interpreted, in this order. */
-enum step { STEP_NAMES, STEP_DEVICES, STEP_PRODUCTS, STEP_STATES, STEP_INTERPRET };
+enum step { STEP_NAMES, STEP_CHILDREN, STEP_DEVICES, STEP_PRODUCTS, STEP_STATES, STEP_INTERPRET };
 
 struct keys {
     int64_t *keys;
@@ -48,6 +48,8 @@ static void batch_free(struct batch *b)
     }
     shadow_free(&b->shadows);
     why_free(&b->why);
+    children_free(&b->children);
+    answers_drop(&b->answers);
     for (int i = 0; i < H_COLUMNS; i++)
         cw_db_array_free(&b->history[i]);
     report_free(&b->report);
@@ -110,6 +112,18 @@ static int find_names(struct batch *b)
     return rc;
 }
 
+/* ---- children that gateways speak of */
+
+static int find_children(struct batch *b)
+{
+    EACH_UPLINK(b, up)
+    if (up->kind == CAUSEWAY__UPLINK_KIND__UPLINK_PUBLISH)
+        children_read(&b->children, up);
+    return children_load(b->children, b->u->db, on_step_done, b);
+}
+
+static void add_child(int64_t key, void *arg) { add_key(arg, key); }
+
 /* ---- devices and products */
 
 static int find_devices(struct batch *b)
@@ -118,9 +132,23 @@ static int find_devices(struct batch *b)
     EACH_UPLINK(b, up)
     if (up->device_key)
         add_key(&k, up->device_key);
+    children_each(b->children, add_child, &k);
     int rc = devices_load(b->u->devices, k.keys, k.n, on_step_done, b);
     free(k.keys);
     return rc;
+}
+
+struct adding {
+    struct batch *b;
+    struct keys *keys;
+};
+
+static void add_product(int64_t key, void *arg)
+{
+    struct adding *a = arg;
+    const struct device *d = devices_find(a->b->u->devices, key);
+    if (d)
+        add_key(a->keys, d->product_key);
 }
 
 static int find_products(struct batch *b)
@@ -132,6 +160,7 @@ static int find_products(struct batch *b)
         if (d && up->kind == CAUSEWAY__UPLINK_KIND__UPLINK_PUBLISH)
             add_key(&k, d->product_key);
     }
+    children_each(b->children, add_product, &(struct adding){ b, &k });
     int rc = cw_products_load(b->u->products, k.keys, k.n, on_step_done, b);
     free(k.keys);
     return rc;
@@ -174,6 +203,8 @@ static void on_states(PGresult *res, void *arg)
     on_step_done(ok ? 0 : -EIO, b);
 }
 
+static void add_state(int64_t key, void *arg) { cw_db_array_int(arg, key); }
+
 static int find_states(struct batch *b)
 {
     struct cw_db_array keys = { 0 };
@@ -182,6 +213,7 @@ static int find_states(struct batch *b)
     if (up->kind == CAUSEWAY__UPLINK_KIND__UPLINK_CONNECT ||
         up->kind == CAUSEWAY__UPLINK_KIND__UPLINK_DISCONNECT)
         cw_db_array_int(&keys, up->device_key);
+    children_each(b->children, add_state, &keys);
     int rc = 1;
     if (keys.n > 0) {
         struct cw_db_param par = cw_db_array_param(&keys);
@@ -194,9 +226,8 @@ static int find_states(struct batch *b)
 static void advance(struct batch *b)
 {
     static int (*const finds[])(struct batch *) = {
-        [STEP_NAMES] = find_names,
-        [STEP_DEVICES] = find_devices,
-        [STEP_PRODUCTS] = find_products,
+        [STEP_NAMES] = find_names,     [STEP_CHILDREN] = find_children,
+        [STEP_DEVICES] = find_devices, [STEP_PRODUCTS] = find_products,
         [STEP_STATES] = find_states,
     };
     for (; b->step < STEP_INTERPRET; b->step++) {
@@ -254,9 +285,12 @@ void batch_effects(struct cw_log_txn *txn, void *self)
 void batch_done(struct cw_log_txn *txn, bool committed, void *self)
 {
     struct batch *b = cw_log_txn_data(txn);
-    (void)committed, (void)self;
     if (!b)
         return;
     cw_log_txn_set_data(txn, NULL);
+    if (committed)
+        answers_send(&b->answers, self);
+    if (committed && b->gateways_gone)
+        orphans_wake(b->u->orphans);
     batch_free(b);
 }

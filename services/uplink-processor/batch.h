@@ -2,6 +2,8 @@
 #pragma once
 
 #include "proto/causeway.pb-c.h"
+#include "services/uplink-processor/answers.h"
+#include "services/uplink-processor/children.h"
 #include "services/uplink-processor/devices.h"
 #include "services/uplink-processor/report.h"
 #include "services/uplink-processor/shadow.h"
@@ -13,6 +15,7 @@ struct state {
     int64_t device_key; /* the key of the hash */
     /* as it was, then as it becomes; only looked up when a session begins or ends */
     bool online, changed, abnormal; /* abnormal: online by its session, but silent for hours */
+    int64_t gone_session;           /* that ended: what hangs below the device goes too; 0: none */
     int64_t session_no, since_ms, connected_ms, seen_ms;
     const char *gateway, *peer, *cause; /* borrowed from the records; NULL: not known here */
     /* added */
@@ -48,6 +51,9 @@ struct batch {
     struct why why;
     struct cw_db_array history[H_COLUMNS];
     struct report report; /* of the record at hand */
+    struct children *children;
+    struct answers answers;
+    bool gateways_gone;
     struct cw_buf text, packed;
     int64_t first_ms, last_ms; /* of receiving */
 };
@@ -61,6 +67,7 @@ struct state *batch_state(struct batch *b, int64_t device_key);
 /* topic NULL: the system topic of its kind. */
 struct history_row {
     const Causeway__Uplink *uplink;
+    int64_t device_key; /* whose row; 0: the speaker's */
     int64_t ord;
     const char *kind, *topic, *request_id;
     const void *body;

@@ -42,6 +42,16 @@ static const struct cw_stmt stmt_status = {
     " cause = coalesce(excluded.cause, s.cause)"
     " WHERE s.session_no <= excluded.session_no"
 };
+/* Who has no children is not noted. */
+static const struct cw_stmt stmt_gone = {
+    "data_gone",
+    "INSERT INTO data.gateway_gone AS g (device_key, partition, session_no) SELECT d.device_key,"
+    " d.partition, n.session_no FROM unnest($1::bigint[], $2::bigint[])"
+    " AS n(device_key, session_no) JOIN registry.device_view d USING (device_key)"
+    " WHERE EXISTS (SELECT 1 FROM registry.child_view c WHERE c.root_id = d.device_id)"
+    " ON CONFLICT (device_key) DO UPDATE SET partition = excluded.partition,"
+    " session_no = greatest(g.session_no, excluded.session_no)"
+};
 static const struct cw_stmt stmt_failures = {
     "data_failures",
     "SELECT data.store_failures($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[],"
@@ -104,7 +114,7 @@ static const char *clean(const char *text)
 void batch_history(struct batch *b, const struct history_row *row)
 {
     const Causeway__Uplink *up = row->uplink;
-    cw_db_array_int(&b->history[H_KEY], up->device_key);
+    cw_db_array_int(&b->history[H_KEY], row->device_key ? row->device_key : up->device_key);
     cw_db_array_int(&b->history[H_RECEIVED], history_clamp(b->u->history, up->received_ms));
     cw_db_array_int(&b->history[H_ORD], row->ord);
     cw_db_array_str(&b->history[H_KIND], row->kind);
@@ -153,7 +163,8 @@ static void store(struct batch *b, struct cw_log_txn *txn)
 
 static void store_states(struct batch *b, struct cw_log_txn *txn)
 {
-    struct columns status, counts;
+    struct columns status, counts, gone;
+    columns_start(&gone, "ii");
     columns_start(&status, "itiiittt");
     columns_start(&counts, "iiiii");
     for (struct state *s = b->states; s; s = s->hh.next) {
@@ -167,6 +178,11 @@ static void store_states(struct batch *b, struct cw_log_txn *txn)
             add_text(&status, 6, clean(s->peer));
             add_text(&status, 7, clean(s->cause));
         }
+        if (s->gone_session) {
+            add_int(&gone, 0, s->device_key, false);
+            add_int(&gone, 1, s->gone_session, false);
+            b->gateways_gone = true;
+        }
         if (s->reports || s->messages) {
             add_int(&counts, 0, s->device_key, false);
             add_int(&counts, 1, s->reports, false);
@@ -177,6 +193,7 @@ static void store_states(struct batch *b, struct cw_log_txn *txn)
     }
     columns_run(&status, txn, &stmt_status);
     columns_run(&counts, txn, &stmt_counts);
+    columns_run(&gone, txn, &stmt_gone);
 }
 
 static void store_why(struct batch *b, struct cw_log_txn *txn)

@@ -1,49 +1,35 @@
 /* What a record means: rows for PostgreSQL, an event for EVENT, a reason for `why`. */
+#include "services/uplink-processor/interpret.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "libcommon/clock.h"
-#include "services/uplink-processor/batch.h"
 #include "services/uplink-processor/encode.h"
 #include "services/uplink-processor/history.h"
-#include "services/uplink-processor/topic.h"
 
-#define SAMPLE_BYTES 257
-
-/* One record on its way. */
-struct item {
-    struct batch *b;
-    size_t index;      /* of the message in the transaction */
-    uint32_t position; /* within the message */
-    const struct cw_record *record;
-    const char *gateway;
-    const Causeway__Uplink *up;
-    const struct device *device;
-    struct topic topic;
-};
-
-static void count(const struct item *it, enum ledger slot)
+void item_count(const struct item *it, enum ledger slot)
 {
     cw_log_txn_count(it->b->txn, it->record->partition, slot, 1);
 }
 
 /* Position in the log, folded: keeps the order of records within a millisecond. */
-static int64_t order_of(const struct item *it)
+int64_t item_order(const struct item *it)
 {
     return (int64_t)((it->record->seq & 0xffffffff) << 16 | (it->position & 0xffff));
 }
 
-static const char *request_id(const struct item *it)
+const char *item_request_id(const struct item *it)
 {
     return *it->topic.request_id ? it->topic.request_id : it->up->request_id;
 }
 
 /* ---- out: events and failures */
 
-static void emit(struct item *it, Causeway__EventKind kind, const char *req,
-                 const struct cw_buf *body)
+void item_emit(struct item *it, Causeway__EventKind kind, const char *req,
+               const struct cw_buf *body)
 {
     Causeway__Event e = CAUSEWAY__EVENT__INIT;
     const struct device *d = it->device;
@@ -69,11 +55,11 @@ static void emit(struct item *it, Causeway__EventKind kind, const char *req,
     }
     causeway__event__pack(&e, (uint8_t *)out->data);
     cw_log_txn_emit(it->b->txn, it->index, out->data, n);
-    count(it, LEDGER_EVENTS);
+    item_count(it, LEDGER_EVENTS);
 }
 
-static void fail(struct item *it, const char *layer, const char *code, const char *reason,
-                 const char *next_step)
+void item_fail(struct item *it, const char *layer, const char *code, const char *reason,
+               const char *next_step)
 {
     char sample[SAMPLE_BYTES];
     text_cut(sample, sizeof sample, (const char *)it->up->body.data, it->up->body.len);
@@ -88,21 +74,38 @@ static void fail(struct item *it, const char *layer, const char *code, const cha
                                               .count = 1 });
 }
 
-static void refuse(struct item *it, const char *layer, const char *code, const char *reason,
-                   const char *next_step)
+void item_refuse(struct item *it, const char *layer, const char *code, const char *reason,
+                 const char *next_step)
 {
-    count(it, LEDGER_REFUSED);
-    fail(it, layer, code, reason, next_step);
+    item_count(it, LEDGER_REFUSED);
+    item_fail(it, layer, code, reason, next_step);
 }
 
 /* ---- properties/report */
 
-static void touch_shadows(struct item *it)
+void item_store_report(struct item *it, const void *body, size_t len, const char *topic)
 {
-    const struct report *r = &it->b->report;
+    struct batch *b = it->b;
+    const struct report *r = &b->report;
+    int64_t key = it->device->device_key;
+    batch_history(b, &(struct history_row){ .uplink = it->up,
+                                            .device_key = key,
+                                            .ord = item_order(it),
+                                            .kind = "property",
+                                            .topic = topic,
+                                            .request_id = item_request_id(it),
+                                            .body = body,
+                                            .len = len,
+                                            .verdicts = &r->verdicts });
     for (size_t i = 0; i < r->n_parts; i++)
-        shadow_merge(&it->b->shadows, it->device->device_key, r->parts[i].service_id,
-                     r->parts[i].kept, r->parts[i].time);
+        shadow_merge(&b->shadows, key, r->parts[i].service_id, r->parts[i].kept, r->parts[i].time);
+    struct state *s = batch_state(b, key);
+    s->reports++;
+    s->last_report_ms = it->up->received_ms;
+    if (r->code)
+        item_fail(it, "model", r->code, r->reason, report_next_step(r->code));
+    if (r->n_services > 0)
+        item_emit(it, CAUSEWAY__EVENT_KIND__EVENT_PROPERTY_REPORT, item_request_id(it), &r->event);
 }
 
 static void on_report(struct item *it)
@@ -112,42 +115,15 @@ static void on_report(struct item *it)
     const Causeway__Uplink *up = it->up;
     const struct cw_model *model = cw_products_find(b->u->products, it->device->product_key);
     report_reset(&b->report);
-    if (it->topic.gzip) {
-        refuse(it, "decode", "gzip", "The report is compressed; that is not understood yet.",
-               "Send reports without ?encoding=gzip.");
-        return;
-    }
     if (report_read(&b->report, up->body.data, up->body.len, model, up->received_ms, &no) < 0) {
-        refuse(it, "decode", no.code, no.reason, no.next_step);
+        item_refuse(it, "decode", no.code, no.reason, no.next_step);
         return;
     }
-    batch_history(b, &(struct history_row){ .uplink = up,
-                                            .ord = order_of(it),
-                                            .kind = "property",
-                                            .topic = it->topic.system ? NULL : up->topic,
-                                            .request_id = request_id(it),
-                                            .body = up->body.data,
-                                            .len = up->body.len,
-                                            .verdicts = &b->report.verdicts });
-    touch_shadows(it);
-    struct state *s = batch_state(b, it->device->device_key);
-    s->reports++;
-    s->last_report_ms = up->received_ms;
-    count(it, LEDGER_STORED);
-    if (b->report.code)
-        fail(it, "model", b->report.code, b->report.reason, report_next_step(b->report.code));
-    if (b->report.n_services > 0)
-        emit(it, CAUSEWAY__EVENT_KIND__EVENT_PROPERTY_REPORT, request_id(it), &b->report.event);
+    item_count(it, LEDGER_STORED);
+    item_store_report(it, up->body.data, up->body.len, it->topic.system ? NULL : up->topic);
 }
 
 /* ---- messages */
-
-/* A child that this device does not have, or NULL. */
-static const char *foreign_child(const struct item *it, const json_t *message)
-{
-    const char *id = cw_json_text(message, "object_device_id");
-    return id && strcmp(id, "-1") != 0 && strcmp(id, it->up->device_id) != 0 ? id : NULL;
-}
 
 static void state_message(struct item *it, const char *text, size_t len, const json_t *json,
                           bool is_text)
@@ -164,7 +140,7 @@ static void state_message(struct item *it, const char *text, size_t len, const j
     else
         base64_json(out, text, len);
     cw_buf_str(out, "}");
-    emit(it, CAUSEWAY__EVENT_KIND__EVENT_MESSAGE_REPORT, request_id(it), out);
+    item_emit(it, CAUSEWAY__EVENT_KIND__EVENT_MESSAGE_REPORT, item_request_id(it), out);
 }
 
 static void store_message(struct item *it, const char *text, size_t len, bool is_text)
@@ -177,10 +153,11 @@ static void store_message(struct item *it, const char *text, size_t len, bool is
     if (!is_text)
         base64(&body, text, len);
     batch_history(it->b, &(struct history_row){ .uplink = it->up,
-                                                .ord = order_of(it),
+                                                .device_key = it->device->device_key,
+                                                .ord = item_order(it),
                                                 .kind = "message",
                                                 .topic = it->topic.system ? NULL : it->up->topic,
-                                                .request_id = request_id(it),
+                                                .request_id = item_request_id(it),
                                                 .body = is_text ? text : body.data,
                                                 .len = is_text ? len : body.len,
                                                 .verdicts = is_text ? &none : &binary });
@@ -194,22 +171,18 @@ static void on_message(struct item *it)
     size_t len = it->up->body.len;
     bool is_text = cw_utf8_valid(text, len);
     json_t *json = is_text && len ? cw_json_parse(text, len, &err) : NULL;
-    const char *child = json_is_object(json) && it->topic.system ? foreign_child(it, json) : NULL;
-    if (child) {
-        char reason[256], id[128];
-        text_cut(id, sizeof id, child, strlen(child));
-        snprintf(reason, sizeof reason,
-                 "The message speaks for device \"%s\", which is no child of "
-                 "this device.",
-                 id);
-        refuse(it, "topic", "no_child", reason,
-               "Leave object_device_id out, or add the child first.");
+    bool system = it->topic.standard && json_is_object(json);
+    const struct device *d = system ? object_of(it, json) : it->device;
+    if (!d) {
+        item_count(it, LEDGER_REFUSED);
+        no_child(it, cw_json_text(json, "object_device_id"));
     } else {
+        it->device = d;
         struct state *s = batch_state(it->b, it->device->device_key);
         s->messages++;
         s->last_message_ms = it->up->received_ms;
         store_message(it, text, len, is_text);
-        count(it, LEDGER_STORED);
+        item_count(it, LEDGER_STORED);
         state_message(it, text, len, json, is_text);
     }
     json_decref(json);
@@ -218,8 +191,8 @@ static void on_message(struct item *it)
 static void on_command_response(struct item *it)
 {
     struct cw_buf body = { .data = (char *)it->up->body.data, .len = it->up->body.len };
-    count(it, LEDGER_STORED);
-    emit(it, CAUSEWAY__EVENT_KIND__EVENT_COMMAND_RESPONSE, it->topic.request_id, &body);
+    item_count(it, LEDGER_STORED);
+    item_emit(it, CAUSEWAY__EVENT_KIND__EVENT_COMMAND_RESPONSE, it->topic.request_id, &body);
 }
 
 static void on_publish(struct item *it)
@@ -236,18 +209,27 @@ static void on_publish(struct item *it)
     case TOPIC_COMMAND_RESPONSE:
         on_command_response(it);
         break;
+    case TOPIC_CHILDREN:
+        on_children(it);
+        break;
+    case TOPIC_SHADOW_GET:
+        on_shadow_get(it);
+        break;
+    case TOPIC_EVENTS:
+        on_events(it);
+        break;
     case TOPIC_UNKNOWN:
         text_cut(topic, sizeof topic, it->up->topic, strlen(it->up->topic));
         snprintf(reason, sizeof reason, "Nothing listens on topic \"%s\".", topic);
-        refuse(it, "topic", "unknown_topic", reason,
-               "Use $oc/devices/{device_id}/sys/properties/report or …/sys/messages/up.");
+        item_refuse(it, "topic", "unknown_topic", reason,
+                    "Use $oc/devices/{device_id}/sys/properties/report or …/sys/messages/up.");
         break;
     }
 }
 
 /* ---- sessions */
 
-static void state_status(struct item *it, const struct state *s, int64_t online_ms)
+void item_status(struct item *it, const struct state *s, int64_t online_ms)
 {
     char basic[CW_TIME_LEN], extended[CW_TIME_LEN];
     struct cw_buf *out = &it->b->text;
@@ -256,7 +238,7 @@ static void state_status(struct item *it, const struct state *s, int64_t online_
                   "{\"status\":\"%s\",\"last_online_time\":\"%s\",\"status_update_time\":\"%s\"}",
                   s->online ? "ONLINE" : "OFFLINE", cw_time_basic(basic, online_ms),
                   cw_time_extended(extended, it->up->received_ms));
-    emit(it, CAUSEWAY__EVENT_KIND__EVENT_DEVICE_STATUS, it->up->request_id, out);
+    item_emit(it, CAUSEWAY__EVENT_KIND__EVENT_DEVICE_STATUS, it->up->request_id, out);
 }
 
 static void on_connect(struct item *it)
@@ -280,7 +262,7 @@ static void on_connect(struct item *it)
                           it->gateway, up->session_no,
                           was_online ? "; it was connected before" : ""));
     if (!was_online || s->abnormal)
-        state_status(it, s, up->received_ms);
+        item_status(it, s, up->received_ms);
     s->abnormal = false;
 }
 
@@ -323,10 +305,12 @@ static void on_disconnect(struct item *it)
     s->gateway = it->gateway;
     why_change(&it->b->why, s->device_key, up->received_ms, "disconnected", up->cause,
                cw_sprintf("Session %" PRId64 " ended: %s.", up->session_no, cause_text(up->cause)));
+    if (strcmp(up->cause, "takeover") != 0) /* then the device itself stays */
+        s->gone_session = up->session_no;
     if (was_online)
-        state_status(it, s,
-                     later(later(s->connected_ms, s->seen_ms),
-                           later(s->last_report_ms, s->last_message_ms)));
+        item_status(it, s,
+                    later(later(s->connected_ms, s->seen_ms),
+                          later(s->last_report_ms, s->last_message_ms)));
 }
 
 /* ---- notices */
@@ -371,19 +355,19 @@ static void interpret(struct item *it)
         break;
     case CAUSEWAY__UPLINK_KIND__UPLINK_CONNECT:
         on_connect(it);
-        count(it, LEDGER_STATUS);
+        item_count(it, LEDGER_STATUS);
         break;
     case CAUSEWAY__UPLINK_KIND__UPLINK_DISCONNECT:
         on_disconnect(it);
-        count(it, LEDGER_STATUS);
+        item_count(it, LEDGER_STATUS);
         break;
     case CAUSEWAY__UPLINK_KIND__UPLINK_REFUSED:
         on_notice(it);
-        count(it, LEDGER_GATEWAY_REFUSED);
+        item_count(it, LEDGER_GATEWAY_REFUSED);
         break;
     default:
         on_notice(it);
-        count(it, LEDGER_NOTICES);
+        item_count(it, LEDGER_NOTICES);
         break;
     }
 }
@@ -402,7 +386,7 @@ void batch_interpret(struct batch *b)
                                .up = up,
                                .device = devices_find(b->u->devices, up->device_key) };
             if (!it.device) { /* never existed, or was deleted since */
-                count(&it, LEDGER_UNKNOWN_DEVICE);
+                item_count(&it, LEDGER_UNKNOWN_DEVICE);
                 continue;
             }
             settle_time(&it, up);

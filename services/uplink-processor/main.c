@@ -14,7 +14,7 @@
 #include "services/uplink-processor/report.h"
 #include "services/uplink-processor/uplink.h"
 
-#define SCHEMA_VERSION 14
+#define SCHEMA_VERSION 15
 
 #define AT(field) offsetof(struct uplink, field)
 static const struct cw_option options[] = {
@@ -102,6 +102,7 @@ static int uplink_start(struct cw_app *app, void *self)
     cw_db_watch(u->db, on_lookups, u);
     serve_start(u);
     sleepers_start(u);
+    u->orphans = orphans_open(u);
     return ledger_start(u);
 }
 
@@ -125,6 +126,7 @@ static void uplink_stop(void *self)
     if (u->notices_to)
         cw_log_append_close(&u->notices_to);
     sleepers_stop(u);
+    orphans_close(&u->orphans);
     if (u->ledger_timer)
         event_free(u->ledger_timer);
     history_close(&u->history);

@@ -214,10 +214,17 @@ int report_read(struct report *r, const void *data, size_t len, const struct cw_
     if (len > REPORT_MAX_BYTES)
         return refuse(refusal, "too_large", "Send smaller reports.",
                       "The report has %zu bytes; %u are allowed.", len, REPORT_MAX_BYTES);
-    r->root = cw_json_parse(data, len, &err);
-    if (!r->root)
+    json_t *root = cw_json_parse(data, len, &err);
+    if (!root)
         return refuse(refusal, "not_json", "Send well-formed JSON in UTF-8.",
                       "The report (%zu bytes) is not JSON that can be kept: %s.", len, err.text);
+    return report_take(r, root, model, received_ms, refusal);
+}
+
+int report_take(struct report *r, json_t *root, const struct cw_model *model, int64_t received_ms,
+                struct report_refusal *refusal)
+{
+    r->root = root;
     json_t *services = json_object_get(r->root, "services");
     if (!json_is_array(services))
         return refuse(refusal, "no_services",

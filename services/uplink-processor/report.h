@@ -39,6 +39,9 @@ struct report_refusal {
  * *refusal. r may be used again after report_reset(); zero it to start. */
 int report_read(struct report *r, const void *data, size_t len, const struct cw_model *model,
                 int64_t received_ms, struct report_refusal *refusal);
+/* The same from what has been parsed already; takes the reference. */
+int report_take(struct report *r, json_t *root, const struct cw_model *model, int64_t received_ms,
+                struct report_refusal *refusal);
 /* Keeps the memory of its lists. */
 void report_reset(struct report *r);
 /* Zeroes it; zeroed memory is fine. */

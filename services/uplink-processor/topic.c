@@ -8,11 +8,20 @@ static const struct {
 } paths[] = {
     { "properties/report", TOPIC_REPORT },
     { "messages/up", TOPIC_MESSAGE },
+    { "gateway/sub_devices/properties/report", TOPIC_CHILDREN },
+    { "events/up", TOPIC_EVENTS },
 };
 
-/* Answers of devices; the request id follows. */
-static const char *const responses[] = { "commands/response/request_id=",
-                                         "properties/set/response/request_id=" };
+/* The request id follows. */
+static const struct {
+    const char *path;
+    enum topic_kind kind;
+} requests[] = {
+    { "commands/response/request_id=", TOPIC_COMMAND_RESPONSE },
+    { "properties/set/response/request_id=", TOPIC_COMMAND_RESPONSE },
+    { "properties/get/response/request_id=", TOPIC_COMMAND_RESPONSE },
+    { "shadow/get/request_id=", TOPIC_SHADOW_GET },
+};
 
 static const char *after(const char *text, const char *prefix)
 {
@@ -37,19 +46,17 @@ static void read_suffix(struct topic *t, const char *at)
         const char *id = after(at, "request_id=");
         if (id && id <= at + n)
             take_id(t, id, n - (size_t)(id - at));
-        else if (n == strlen("encoding=gzip") && after(at, "encoding=gzip"))
-            t->gzip = true;
         at += n + (at[n] == '&');
     }
 }
 
 static void read_system(struct topic *t, const char *path)
 {
-    for (size_t i = 0; i < sizeof responses / sizeof *responses; i++) {
-        const char *id = after(path, responses[i]);
+    for (size_t i = 0; i < sizeof requests / sizeof *requests; i++) {
+        const char *id = after(path, requests[i].path);
         if (!id)
             continue;
-        t->kind = TOPIC_COMMAND_RESPONSE;
+        t->kind = requests[i].kind;
         take_id(t, id, strlen(id));
         return;
     }
@@ -76,6 +83,7 @@ void topic_read(struct topic *t, const char *text, const char *device_id)
         return;
     rest += n + 1;
     const char *path = after(rest, "sys/");
+    t->standard = path != NULL;
     if (path)
         read_system(t, path);
     else if (after(rest, "user/"))

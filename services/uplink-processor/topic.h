@@ -8,14 +8,17 @@ enum topic_kind {
     TOPIC_UNKNOWN, /* a system topic that nobody here understands */
     TOPIC_REPORT,
     TOPIC_MESSAGE,          /* messages/up, user topics, and whatever does not begin with $oc */
-    TOPIC_COMMAND_RESPONSE, /* also of properties/set */
+    TOPIC_COMMAND_RESPONSE, /* also of properties/set and properties/get */
+    TOPIC_CHILDREN,         /* a gateway reports for its children */
+    TOPIC_SHADOW_GET,
+    TOPIC_EVENTS,
 };
 
 struct topic {
     enum topic_kind kind;
     char request_id[257]; /* given by the device in ?request_id= or request_id=; "" if none */
     bool system;          /* the plain system topic of its kind, without a suffix */
-    bool gzip;            /* ?encoding=gzip */
+    bool standard;        /* that topic, whatever its suffix */
 };
 
 /* device_id: of the directly connected device, whose own $oc/devices/ topics these are. */

@@ -24,6 +24,7 @@ enum ledger { LEDGER(LEDGER_ENUM) LEDGER_COUNT };
 
 struct devices;
 struct history;
+struct orphans;
 
 struct uplink {
     struct cw_app *app;
@@ -34,6 +35,7 @@ struct uplink {
     struct cw_products *products;
     struct devices *devices;
     struct history *history;
+    struct orphans *orphans;
     struct event *ledger_timer, *sleepers_timer;
     bool ledger_asked, sleepers_asked;
     int64_t history_days, device_cache, abnormal_ms, offline_ms, sleep_sweep_ms;
@@ -52,6 +54,16 @@ int ledger_start(struct uplink *u);
 /* sleepers.c: the status of devices that sleep, from their silence */
 void sleepers_start(struct uplink *u);
 void sleepers_stop(struct uplink *u); /* also if it was never started */
+
+/* orphans.c: children go OFFLINE with their gateway; each second, and when woken */
+struct orphans *orphans_open(struct uplink *u);
+void orphans_wake(struct orphans *o);
+/* After u->db, which ends what it asked. NULL is fine. */
+void orphans_close(struct orphans **o);
+
+/* status_fact.c: a packed Causeway.Event of columns status, last_ms, session_no and those of a
+ * device. The caller frees it. */
+struct cw_buf status_fact(const PGresult *res, int row, int64_t now_ms);
 
 /* serve.c: api.data.* */
 void serve_start(struct uplink *u);

@@ -2,9 +2,11 @@
  * understood by uplink-processor, what that states is matched and worded by rule-engine. The first
  * byte says what the input is: an UplinkBatch; a topic, 0xff, a payload; an EventBatch.
  * links: services/mqtt-gateway/topic.c services/uplink-processor/interpret.c
- * services/uplink-processor/report.c services/uplink-processor/topic.c
- * services/uplink-processor/shadow.c services/uplink-processor/why.c
- * services/uplink-processor/encode.c services/rule-engine/match.c */
+ * services/uplink-processor/interpret_children.c services/uplink-processor/interpret_events.c
+ * services/uplink-processor/answers.c services/uplink-processor/report.c
+ * services/uplink-processor/topic.c services/uplink-processor/shadow.c
+ * services/uplink-processor/why.c services/uplink-processor/encode.c services/rule-engine/match.c
+ */
 #include "libcommon/json.h"
 #include "services/mqtt-gateway/topic.h"
 #include "services/rule-engine/match.h"
@@ -13,8 +15,11 @@
 
 #define DEVICE "6512af01_pump-7"
 
-#define KEY     7
-#define GATEWAY "mqtt-gateway-1-7"
+#define CHILD "pump-8"
+
+#define KEY       7
+#define CHILD_KEY 8
+#define GATEWAY   "mqtt-gateway-1-7"
 
 static const char model_text[] =
     "[{\"service_id\":\"Load\",\"service_type\":\"Load\",\"properties\":["
@@ -33,7 +38,17 @@ static struct device the_device = { .device_key = KEY,
                                     .product_id = (char *)"6512af01",
                                     .gateway_id = (char *)DEVICE,
                                     .exists = true };
-static struct state the_state;
+static struct device the_child = { .device_key = CHILD_KEY,
+                                   .product_key = 1,
+                                   .device_id = (char *)CHILD,
+                                   .node_id = (char *)CHILD,
+                                   .app_id = (char *)"app",
+                                   .product_id = (char *)"6512af01",
+                                   .gateway_id = (char *)DEVICE,
+                                   .exists = true };
+static struct state the_state, child_state;
+static const Causeway__Uplink *parsed_of; /* whose payload was parsed */
+static json_t *parsed;
 static int64_t counted, stored, emitted;
 static int last_kind;     /* of what was emitted */
 static bool from_gateway; /* so its texts are UTF-8 */
@@ -43,7 +58,7 @@ static bool from_gateway; /* so its texts are UTF-8 */
 const struct device *devices_find(const struct devices *d, int64_t device_key)
 {
     (void)d;
-    return device_key == KEY ? &the_device : NULL;
+    return device_key == KEY ? &the_device : device_key == CHILD_KEY ? &the_child : NULL;
 }
 
 int64_t devices_time(struct devices *all, int64_t device_key, int64_t received_ms, int64_t now_ms)
@@ -61,8 +76,29 @@ const struct cw_model *cw_products_find(const struct cw_products *p, int64_t pro
 struct state *batch_state(struct batch *b, int64_t device_key)
 {
     (void)b;
-    fuzz_check(device_key == KEY);
-    return &the_state;
+    fuzz_check(device_key == KEY || device_key == CHILD_KEY);
+    return device_key == KEY ? &the_state : &child_state;
+}
+
+json_t *children_payload(const struct children *c, const Causeway__Uplink *up)
+{
+    struct cw_json_error err;
+    (void)c;
+    if (up != parsed_of) {
+        json_decref(parsed);
+        parsed = cw_json_parse(up->body.data, up->body.len, &err);
+        parsed_of = up;
+    }
+    return parsed;
+}
+
+int64_t children_key(const struct children *c, const char *device_id)
+{
+    (void)c;
+    return !device_id                       ? 0
+           : strcmp(device_id, DEVICE) == 0 ? KEY
+           : strcmp(device_id, CHILD) == 0  ? CHILD_KEY
+                                            : 0;
 }
 
 void batch_history(struct batch *b, const struct history_row *row)
@@ -107,7 +143,7 @@ void cw_log_txn_emit(struct cw_log_txn *txn, size_t index, const void *packed, s
 {
     Causeway__Event *e = causeway__event__unpack(NULL, len, packed);
     (void)txn, (void)index;
-    fuzz_check(e && e->device_key == KEY);
+    fuzz_check(e && (e->device_key == KEY || e->device_key == CHILD_KEY));
     emitted++;
     last_kind = e->kind;
     match(e, from_gateway);
@@ -133,11 +169,16 @@ static void interpret(Causeway__UplinkBatch *batch)
     struct message m = { &record, batch };
     struct batch b = { .u = &u, .messages = &m, .n_messages = 1 };
     the_state = (struct state){ .device_key = KEY };
+    child_state = (struct state){ .device_key = CHILD_KEY };
     counted = stored = emitted = 0;
     batch_interpret(&b);
     fuzz_check(counted <= (int64_t)batch->n_records); /* no record counts twice */
     shadow_free(&b.shadows);
     why_free(&b.why);
+    answers_drop(&b.answers);
+    json_decref(parsed);
+    parsed = NULL;
+    parsed_of = NULL;
     report_free(&b.report);
     cw_buf_free(&b.text);
     cw_buf_free(&b.packed);

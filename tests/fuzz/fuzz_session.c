@@ -5,7 +5,7 @@
  * services/mqtt-gateway/uplink.c services/mqtt-gateway/auth.c services/mqtt-gateway/downlink.c
  * services/mqtt-gateway/takeover.c services/mqtt-gateway/peers.c services/mqtt-gateway/packet.c
  * services/mqtt-gateway/topic.c services/mqtt-gateway/client_id.c
- * services/mqtt-gateway/subscriptions.c */
+ * services/mqtt-gateway/subscriptions.c services/mqtt-gateway/inflate.c */
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>

@@ -1,0 +1,30 @@
+/* answers.h - what a device asked and is answered once its record is committed. An answer may be
+ * lost with this process or the connection: the device asks again. */
+#pragma once
+
+#include <jansson.h>
+
+#include "libcommon/util.h"
+
+struct uplink;
+
+/* To whom. */
+struct answer_to {
+    const char *gateway, *device_id; /* the directly connected device */
+    int64_t device_key, session_no;
+};
+
+struct answer;
+struct answers { /* zero it to start */
+    struct answer *first, **end;
+};
+
+/* An events/down with one service: takes paras. */
+void answers_event(struct answers *a, const struct answer_to *to, const char *object_device_id,
+                   const char *service_id, const char *type, const char *event_id, json_t *paras);
+/* shadow/get/response: the shadow of device_key, which has this id; service_id NULL: all. */
+void answers_shadow(struct answers *a, const struct answer_to *to, int64_t device_key,
+                    const char *device_id, const char *service_id, const char *request_id);
+/* After the commit: they go. Before it: nothing was said. Empties the list. */
+void answers_send(struct answers *a, struct uplink *u);
+void answers_drop(struct answers *a);

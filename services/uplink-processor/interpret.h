@@ -1,0 +1,51 @@
+/* interpret.h - what the files share that say what a record means. */
+#pragma once
+
+#include "services/uplink-processor/batch.h"
+#include "services/uplink-processor/topic.h"
+
+#define SAMPLE_BYTES 257
+
+/* One record on its way. */
+struct item {
+    struct batch *b;
+    size_t index;      /* of the message in the transaction */
+    uint32_t position; /* within the message */
+    const struct cw_record *record;
+    const char *gateway;
+    const Causeway__Uplink *up;
+    const struct device *device; /* whom it is about: the speaker, or one of its children */
+    struct topic topic;
+};
+
+/* Each record is counted in one slot. */
+void item_count(const struct item *it, enum ledger slot);
+/* Position in the log, folded: keeps the order of records within a millisecond. */
+int64_t item_order(const struct item *it);
+/* The device's own, or the gateway's. */
+const char *item_request_id(const struct item *it);
+void item_emit(struct item *it, Causeway__EventKind kind, const char *request_id,
+               const struct cw_buf *body);
+/* A reason for `why`; with a count as refused: the second. */
+void item_fail(struct item *it, const char *layer, const char *code, const char *reason,
+               const char *next_step);
+void item_refuse(struct item *it, const char *layer, const char *code, const char *reason,
+                 const char *next_step);
+/* b->report into history, shadow, state and EVENT; body is its text, topic NULL the system's. */
+void item_store_report(struct item *it, const void *body, size_t len, const char *topic);
+
+/* The device's status as an event; online_ms: when it was online last. */
+void item_status(struct item *it, const struct state *s, int64_t online_ms);
+
+/* interpret_children.c: what a gateway says of its children */
+/* The child of the speaker with this id, or NULL. */
+const struct device *child_of(const struct item *it, const char *device_id);
+/* Whom object_device_id means: NULL, "", "-1" and the speaker's own id the speaker; NULL: neither
+ * it nor a child of it. */
+const struct device *object_of(const struct item *it, const json_t *root);
+/* `why` of the speaker says that it has no such child; see item_fail(). */
+void no_child(struct item *it, const char *device_id);
+void on_children(struct item *it);
+/* interpret_events.c: what a device asks and tells */
+void on_shadow_get(struct item *it);
+void on_events(struct item *it);
