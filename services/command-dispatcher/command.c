@@ -1,4 +1,5 @@
-/* Synchronous commands: the instance that took the call waits for the answer itself. */
+/* Synchronous commands, and properties that are written or read: the instance that took the call
+ * waits for the answer itself. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -10,12 +11,14 @@
 
 #include "libcommon/json.h"
 #include "libcommon/metrics.h"
+#include "services/command-dispatcher/command_kind.h"
 #include "services/command-dispatcher/dispatcher.h"
 
 struct command {
     UT_hash_handle hh; /* by id, while somebody waits */
     STAILQ_ENTRY(command) unsaved;
     struct commands *all;
+    const struct command_kind *kind;
     struct cw_api_call *call; /* NULL: answered */
     struct target to;
     char id[CW_UUID_LEN];
@@ -40,11 +43,12 @@ struct commands {
 static const struct cw_stmt insert = {
     "commands_insert",
     "INSERT INTO command.command (command_id, device_key, device_id, root_id, instance, "
-    "service_id, command_name, paras, gateway, session_no, created) "
-    "SELECT i, k, d, r, $1, s, n, p, g, no, to_timestamp(at / 1000.0) FROM unnest($2::text[], "
+    "service_id, command_name, paras, gateway, session_no, created, kind) "
+    "SELECT i, k, d, r, $1, s, n, p, g, no, to_timestamp(at / 1000.0), w FROM unnest($2::text[], "
     "$3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], "
-    "$10::bigint[], $11::bigint[]) AS x(i, k, d, r, s, n, p, g, no, at)"
+    "$10::bigint[], $11::bigint[], $12::text[]) AS x(i, k, d, r, s, n, p, g, no, at, w)"
 };
+#define COLUMNS 11
 
 struct commands *commands_open(struct dispatcher *d)
 {
@@ -52,7 +56,8 @@ struct commands *commands_open(struct dispatcher *d)
     c->d = d;
     STAILQ_INIT(&c->unsaved);
     STAILQ_INIT(&c->saving);
-    c->taken = cw_counter("causeway_commands_total", NULL, "Synchronous commands taken");
+    c->taken =
+        cw_counter("causeway_commands_total", NULL, "Commands, property writes and reads taken");
     c->answered = cw_counter("causeway_commands_answered_total", NULL, "Answered by the device");
     c->timed_out = cw_counter("causeway_commands_timeout_total", NULL, "Not answered in time");
     c->refused = cw_counter("causeway_commands_refused_total", NULL, "Refused before sending");
@@ -115,9 +120,9 @@ static char *describe_stage(const struct command *cmd)
     char at[CW_TIME_LEN];
     if (cmd->acked_ms)
         return cw_sprintf("sent %s, PUBACK +%" PRId64 " ms, no response on "
-                          "$oc/devices/%s/sys/commands/response/request_id=%s",
+                          "$oc/devices/%s/sys/%s/response/request_id=%s",
                           cw_time_extended(at, cmd->written_ms), cmd->acked_ms - cmd->written_ms,
-                          cmd->to.root_id, cmd->id);
+                          cmd->to.root_id, cmd->kind->topic, cmd->id);
     switch (cmd->outcome) {
     case CAUSEWAY__DOWNLINK_OUTCOME__DOWNLINK_CLOSED:
         return cw_sprintf("the connection ended before the device's PUBACK");
@@ -144,7 +149,7 @@ static void on_timeout(evutil_socket_t fd, short what, void *arg)
     char *stage = describe_stage(cmd);
     cw_error_body(&body, CW_E_SYNC_TIMEOUT, "Command request timed out. Stage: %s.", stage);
     body.data[--body.len] = '\0'; /* the closing brace */
-    cw_buf_printf(&body, ",\"command_id\":\"%s\"}", cmd->id);
+    cw_buf_printf(&body, ",\"%s\":\"%s\"}", cmd->kind->id_name, cmd->id);
     cw_api_reply(cmd->call, 200, body.data, body.len);
     keep(cmd, "TIMEOUT", stage, NULL);
     notify(cmd, "no_response", stage,
@@ -172,8 +177,9 @@ static void accept_answer(struct command *cmd, const json_t *answer, const struc
 {
     struct cw_buf body = { 0 };
     const json_t *code = json_object_get(answer, "result_code");
-    bool ok = !json_is_integer(code) || json_integer_value(code) == 0;
-    cw_buf_printf(&body, "{\"command_id\":\"%s\",\"response\":%s}", cmd->id, text->data);
+    bool ok = !cmd->kind->result_code || !json_is_integer(code) || json_integer_value(code) == 0;
+    cw_buf_printf(&body, "{\"%s\":\"%s\",\"response\":%s}", cmd->kind->id_name, cmd->id,
+                  text->data);
     cw_api_reply(cmd->call, 200, body.data, body.len);
     keep(cmd, ok ? "SUCCESSFUL" : "FAILED", "answered", text->data);
     cw_metric_add(cmd->all->answered, 1);
@@ -187,7 +193,7 @@ static void reject_answer(struct command *cmd, const char *why)
     char *stage = cw_sprintf("the device answered, but not with a JSON object: %s", why);
     cw_error_body(&body, CW_E_SYNC_TIMEOUT, "Stage: %s.", stage);
     body.data[--body.len] = '\0';
-    cw_buf_printf(&body, ",\"command_id\":\"%s\"}", cmd->id);
+    cw_buf_printf(&body, ",\"%s\":\"%s\"}", cmd->kind->id_name, cmd->id);
     cw_api_reply(cmd->call, 200, body.data, body.len);
     keep(cmd, "FAILED", stage, NULL);
     notify(cmd, "answer_malformed", stage, "Let the device answer with a JSON object.");
@@ -206,6 +212,7 @@ bool command_answered(struct dispatcher *d, const char *command_id, const void *
     json_t *answer = len ? cw_json_parse(data, len, &where) : NULL;
     cmd->answered = true;
     if (json_is_object(answer)) {
+        answer = cmd->kind->response(answer);
         cw_json_write(&text, answer);
         accept_answer(cmd, answer, &text);
     } else {
@@ -243,8 +250,8 @@ static void send_down(struct command *cmd)
     struct dispatcher *d = cmd->all->d;
     Causeway__Downlink down = CAUSEWAY__DOWNLINK__INIT;
     char topic[256], answer_to[160];
-    snprintf(topic, sizeof topic, "$oc/devices/%s/sys/commands/request_id=%s", cmd->to.root_id,
-             cmd->id);
+    snprintf(topic, sizeof topic, "$oc/devices/%s/sys/%s/request_id=%s", cmd->to.root_id,
+             cmd->kind->topic, cmd->id);
     snprintf(answer_to, sizeof answer_to, "response.%s.%s", cw_app_instance(d->app), cmd->id);
     down.kind = CAUSEWAY__DOWNLINK_KIND__DOWNLINK_PUBLISH;
     down.deadline_ms = cmd->created_ms + d->command_ms;
@@ -284,31 +291,34 @@ static void on_inserted(PGresult *res, void *arg)
         save_receipts(c);
 }
 
-static void add_receipt(struct cw_db_array a[10], const struct command *cmd)
+static void add_receipt(struct cw_db_array a[COLUMNS], const struct command *cmd)
 {
-    json_t *body = cw_api_body(cmd->call);
+    struct command_words w;
     struct cw_buf paras = { 0 };
-    cw_json_write(&paras, json_object_get(body, "paras"));
+    cmd->kind->words(&w, cmd->call);
+    if (w.paras)
+        cw_json_write(&paras, w.paras);
     cw_db_array_str(&a[0], cmd->id);
     cw_db_array_int(&a[1], cmd->to.device_key);
     cw_db_array_str(&a[2], cmd->to.device_id);
     cw_db_array_str(&a[3], cmd->to.root_id);
-    cw_db_array_str(&a[4], cw_json_text(body, "service_id"));
-    cw_db_array_str(&a[5], cw_json_text(body, "command_name"));
-    cw_db_array_str(&a[6], paras.data);
+    cw_db_array_str(&a[4], w.service_id);
+    cw_db_array_str(&a[5], w.command_name);
+    cw_db_array_str(&a[6], w.paras ? paras.data : "{}");
     cw_db_array_str(&a[7], cmd->to.gateway);
     cw_db_array_int(&a[8], cmd->to.session_no);
     cw_db_array_int(&a[9], cmd->created_ms);
+    cw_db_array_str(&a[10], cmd->kind->name);
     cw_buf_free(&paras);
 }
 
 static void save_receipts(struct commands *c)
 {
-    static const bool is_int[] = { [1] = true, [8] = true, [9] = true };
-    struct cw_db_array a[10] = { 0 };
-    struct cw_db_param par[11] = { CW_TEXT(cw_app_instance(c->d->app)) };
+    static const bool is_int[COLUMNS] = { [1] = true, [8] = true, [9] = true };
+    struct cw_db_array a[COLUMNS] = { 0 };
+    struct cw_db_param par[COLUMNS + 1] = { CW_TEXT(cw_app_instance(c->d->app)) };
     struct command *cmd;
-    for (int i = 0; i < 10; i++)
+    for (int i = 0; i < COLUMNS; i++)
         cw_db_array_reset(&a[i], is_int[i] ? CW_ARRAY_INT8 : CW_ARRAY_TEXT);
     while ((cmd = STAILQ_FIRST(&c->unsaved))) {
         STAILQ_REMOVE_HEAD(&c->unsaved, unsaved);
@@ -320,14 +330,14 @@ static void save_receipts(struct commands *c)
         add_receipt(a, cmd);
         STAILQ_INSERT_TAIL(&c->saving, cmd, unsaved);
     }
-    for (int i = 0; i < 10; i++)
+    for (int i = 0; i < COLUMNS; i++)
         par[i + 1] = cw_db_array_param(&a[i]);
     if (!STAILQ_EMPTY(&c->saving)) {
         c->insert = cw_db_exec(c->d->db, &insert, CW_ARRAY_LEN(par), par, on_inserted, c);
         if (!c->insert)
             on_inserted(NULL, c); /* nobody is connected */
     }
-    for (int i = 0; i < 10; i++)
+    for (int i = 0; i < COLUMNS; i++)
         cw_db_array_free(&a[i]);
 }
 
@@ -343,37 +353,18 @@ static void keep_receipt(struct command *cmd)
 
 static void build_payload(struct command *cmd)
 {
-    static const char *const fields[] = { "service_id", "command_name", "paras" };
-    json_t *body = cw_api_body(cmd->call), *out = json_object();
+    json_t *out = json_object();
     if (cmd->to.device_key != cmd->to.root_key)
         json_object_set_new(out, "object_device_id", json_string(cmd->to.device_id));
-    for (size_t i = 0; i < CW_ARRAY_LEN(fields); i++)
-        if (json_object_get(body, fields[i]))
-            json_object_set(out, fields[i], json_object_get(body, fields[i]));
+    cmd->kind->payload(out, cmd->call);
     cw_json_write(&cmd->payload, out);
     json_decref(out);
 }
 
-/* With a service the model decides; without, the application speaks past it. */
-static bool check_model(struct command *cmd)
+static bool fits_model(struct command *cmd)
 {
-    json_t *body = cw_api_body(cmd->call);
-    const char *service = cw_json_text(body, "service_id");
-    const char *name = cw_json_text(body, "command_name");
     const struct cw_model *model = cw_products_find(cmd->all->d->products, cmd->to.product_key);
-    struct cw_verdicts v = { 0 };
-    if (!service || !model)
-        return true;
-    bool ok = cw_model_check_command(model, service, name ? name : "",
-                                     json_object_get(body, "paras"), &v);
-    for (size_t i = 0; !ok && i < v.n; i++)
-        if (v.items[i].code != CW_VERDICT_OK) {
-            cw_api_fail(cmd->call, CW_E_NOT_IN_MODEL, "Stage: not sent. paras: %s",
-                        v.items[i].text);
-            break;
-        }
-    cw_verdicts_free(&v);
-    return ok;
+    return !model || cmd->kind->fits(cmd->call, model);
 }
 
 static void on_model(int rc, void *arg)
@@ -386,7 +377,7 @@ static void on_model(int rc, void *arg)
     }
     if (rc < 0)
         cw_api_fail(cmd->call, CW_E_UNAVAILABLE, "PostgreSQL did not answer (product).");
-    if (rc < 0 || !check_model(cmd)) {
+    if (rc < 0 || !fits_model(cmd)) {
         leave(cmd);
         free_if_over(cmd);
         return;
@@ -403,7 +394,7 @@ static void on_target(int found, struct target *t, void *arg)
         free_if_over(cmd);
         return;
     }
-    if (!target_is_online(cmd->all->d, cmd->call, found, t, "command")) {
+    if (!target_is_online(cmd->all->d, cmd->call, found, t, cmd->kind->what)) {
         leave(cmd);
         free_if_over(cmd);
         return;
@@ -416,9 +407,9 @@ static void on_target(int found, struct target *t, void *arg)
         on_model(rc < 0 ? rc : 0, cmd);
 }
 
-void create_command(struct cw_api_call *call, void *self)
+static void ask_device(struct cw_api_call *call, struct dispatcher *d,
+                       const struct command_kind *kind)
 {
-    struct dispatcher *d = self;
     struct timeval limit = { d->command_ms / 1000, d->command_ms % 1000 * 1000 };
     if (HASH_COUNT(d->commands->waiting) >= (unsigned)d->waiting_max) {
         cw_api_fail(call, CW_E_RATE, "%" PRId64 " commands wait for their devices already.",
@@ -427,6 +418,7 @@ void create_command(struct cw_api_call *call, void *self)
     }
     struct command *cmd = cw_calloc(1, sizeof *cmd);
     cmd->all = d->commands;
+    cmd->kind = kind;
     cmd->call = call;
     cmd->created_ms = cw_now_ms();
     cmd->timer = evtimer_new(cw_app_base(d->app), on_timeout, cmd);
@@ -442,6 +434,10 @@ void create_command(struct cw_api_call *call, void *self)
         free_if_over(cmd);
     }
 }
+
+void create_command(struct cw_api_call *call, void *self) { ask_device(call, self, &kind_command); }
+void update_properties(struct cw_api_call *call, void *self) { ask_device(call, self, &kind_set); }
+void list_properties(struct cw_api_call *call, void *self) { ask_device(call, self, &kind_get); }
 
 /* At the end of the process: nobody is left to hear an answer. */
 void commands_close(struct commands **at)

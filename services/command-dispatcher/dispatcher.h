@@ -46,7 +46,7 @@ void target_free(struct target *t); /* clears it */
 bool target_is_online(struct dispatcher *d, struct cw_api_call *call, int found,
                       const struct target *t, const char *what);
 
-/* ---- command.c: synchronous commands */
+/* ---- command.c: synchronous commands, property writes and reads (command_kind.h) */
 
 /* The commands that this instance waits for; another one's are in the table only. Never NULL. */
 struct commands *commands_open(struct dispatcher *d);
@@ -55,6 +55,10 @@ void commands_close(struct commands **c);
 /* CreateCommand. Answers with what the device answered, or after command_ms with SYNC_TIMEOUT and
  * 200 as IoTDA does. The receipt is stored before the device gets the command. */
 void create_command(struct cw_api_call *call, void *self);
+/* The same for properties, which are live: they are not those of the shadow, and do not change it.
+ */
+void update_properties(struct cw_api_call *call, void *self);
+void list_properties(struct cw_api_call *call, void *self);
 /* An answer of a device; from the gateway at once, or from the log. False: nobody waits here. */
 bool command_answered(struct dispatcher *d, const char *command_id, const void *body, size_t len);
 

@@ -23,6 +23,8 @@ static const struct cw_option options[] = {
 
 static const struct cw_api_op ops[] = {
     { "CreateCommand", create_command },
+    { "ListProperties", list_properties },
+    { "UpdateProperties", update_properties },
     { "CreateMessage", create_message },
     { "ListDeviceMessages", list_messages },
     { "ShowDeviceMessage", show_message },
@@ -108,7 +110,7 @@ int main(int argc, char **argv)
                                                 .options = options,
                                                 .self = &self,
                                                 .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
-                                                .schema_version = 11,
+                                                .schema_version = 16,
                                                 .start = start,
                                                 .drain = drain,
                                                 .stop = stop },

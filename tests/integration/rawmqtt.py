@@ -173,7 +173,7 @@ class Device:
     def __init__(self, host, port, device_id, secret, tls_ca=None, sign_type=0, keep_alive=60,
                  stamp=None, client_id=None, user=None, pw=None, ack=True, connack_s=15):
         stamp = stamp or timestamp()
-        self.id, self.ack, self.answers = device_id, ack, None
+        self.id, self.ack, self.answers, self.replies = device_id, ack, None, {}
         self.received, self.commands, self.acked = [], [], []
         self.connack, self.subacks = queue.Queue(), queue.Queue()
         self.pings = 0
@@ -234,6 +234,10 @@ class Device:
                 if answer is not None:
                     self.answer(message, answer)
 
+        for part, payload in self.replies.items():
+            if f"/sys/{part}/request_id=" in message.topic:
+                self.publish(message.topic.replace("/request_id=", "/response/request_id="), payload)
+
     def on(self, part):
         """Messages whose topic contains `part`."""
         return [m for m in self.received if part in m.topic]
@@ -276,6 +280,10 @@ class Device:
     def answer_commands(self, body):
         """body: the answer, or a function of the command; None: says nothing."""
         self.answers = body
+
+    def answer_requests(self, **replies):
+        """What is said to each properties_set=…, properties_get=…"""
+        self.replies = {name.replace("_", "/"): body for name, body in replies.items()}
 
     def puback(self, packet_id):
         self.wire.send(packet(0x40, struct.pack(">H", packet_id)))

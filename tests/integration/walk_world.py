@@ -37,6 +37,7 @@ class World:
         self.gateway = self.new_device()
         self.peer = platform.connect(self.gateway)
         self.peer.answer_commands({"result_code": 0, "response_name": "drained", "paras": {"litres": 1}})
+        self.peer.answer_requests(properties_set={"result_code": 0}, properties_get={"services": []})
         self.peer.subscribe(self.peer.topic("messages/down"))
 
     def close(self):
@@ -98,7 +99,7 @@ class World:
     def path_CreateCommand(self):
         return {"device_id": self.gateway["device_id"]}
 
-    path_CreateMessage = path_CreateCommand
+    path_CreateMessage = path_UpdateProperties = path_ListProperties = path_CreateCommand
 
     def path_ShowDeviceMessage(self):
         device = self.gateway["device_id"]
@@ -121,7 +122,7 @@ class World:
         return op.path.format(**values)
 
     def query(self, op):
-        return {p["name"]: p["schema"]["enum"][0] for p in op.query if p.get("required")}
+        return {p["name"]: p["schema"].get("enum", [p.get("example")])[0] for p in op.query if p.get("required")}
 
     def body(self, op):
         """The example with its {names} filled in, and names that are new."""
