@@ -115,6 +115,9 @@
       "Ask why of the device.")                                                                    \
     X(NOT_SUBSCRIBED, "014112", 403, "The device has not subscribed.",                             \
       "A message went to a topic that the device has not subscribed.", "Subscribe the topic.")     \
+    X(NO_ASYNC, "014114", 403, "Operation not allowed.",                                           \
+      "Asynchronous commands are for NB-IoT and LwM2M devices; CAUSEWAY_STRICT=1 keeps to that.",  \
+      "Send a synchronous command, or run without CAUSEWAY_STRICT.")                               \
     X(HAS_CHILDREN, "014900", 403, "Operation not allowed.",                                       \
       "Devices are registered below this one.", "Delete its child devices first.")                 \
     X(DEPTH, "014901", 403, "Operation not allowed.",                                              \
@@ -137,6 +140,15 @@
       "Delete devices.")                                                                           \
     X(NOT_A_CHILD, "014910", 403, "Operation not allowed.",                                        \
       "The device is directly connected: it has no gateway to change.", "Name a child device.")    \
+    X(NO_MESSAGE, "014912", 404, "The message does not exist.",                                    \
+      "The device has no message of this message_id.", "List the messages of the device.")         \
+    X(NO_COMMAND, "014913", 404, "The command does not exist.",                                    \
+      "The device has no asynchronous command of this command_id.", "List its commands.")          \
+    X(QUEUE_FULL, "014914", 403, "Operation not allowed.",                                         \
+      "20 asynchronous commands of the device are PENDING already.",                               \
+      "Wait until they are sent, or cancel some.")                                                 \
+    X(NOT_PENDING, "014915", 409, "The command is no longer PENDING.",                             \
+      "The device may have got it; the text names its status.", "Wait for its end.")               \
     X(CERT_BAD, "014390", 400, "Invalid input.", "The text is no PEM certificate of a CA.",        \
       "Send one PEM certificate of a CA.")                                                         \
     X(NO_CERT, "014391", 404, "The certificate does not exist.",                                   \

@@ -351,16 +351,6 @@ static void keep_receipt(struct command *cmd)
         save_receipts(c);
 }
 
-static void build_payload(struct command *cmd)
-{
-    json_t *out = json_object();
-    if (cmd->to.device_key != cmd->to.root_key)
-        json_object_set_new(out, "object_device_id", json_string(cmd->to.device_id));
-    cmd->kind->payload(out, cmd->call);
-    cw_json_write(&cmd->payload, out);
-    json_decref(out);
-}
-
 static bool fits_model(struct command *cmd)
 {
     const struct cw_model *model = cw_products_find(cmd->all->d->products, cmd->to.product_key);
@@ -382,7 +372,7 @@ static void on_model(int rc, void *arg)
         free_if_over(cmd);
         return;
     }
-    build_payload(cmd);
+    command_payload(&cmd->payload, cmd->kind, &cmd->to, cmd->call);
     keep_receipt(cmd);
 }
 
@@ -394,7 +384,7 @@ static void on_target(int found, struct target *t, void *arg)
         free_if_over(cmd);
         return;
     }
-    if (!target_is_online(cmd->all->d, cmd->call, found, t, cmd->kind->what)) {
+    if (!target_takes(cmd->all->d, cmd->call, found, t, cmd->kind->what, false)) {
         leave(cmd);
         free_if_over(cmd);
         return;

@@ -151,3 +151,14 @@ const struct command_kind kind_get = { .name = "get",
                                        .fits = get_fits,
                                        .payload = payload_of_get,
                                        .response = services_of_answer };
+
+void command_payload(struct cw_buf *out, const struct command_kind *kind, const struct target *to,
+                     struct cw_api_call *call)
+{
+    json_t *o = json_object();
+    if (to->device_key != to->root_key)
+        json_object_set_new(o, "object_device_id", json_string(to->device_id));
+    kind->payload(o, call);
+    cw_json_write(out, o);
+    json_decref(o);
+}

@@ -4,8 +4,8 @@
 
 #include <jansson.h>
 
-#include "libcommon/api.h"
 #include "libcommon/model.h"
+#include "services/command-dispatcher/dispatcher.h"
 
 /* What the receipt keeps of a call; borrowed from it. */
 struct command_words {
@@ -29,3 +29,7 @@ struct command_kind {
 };
 
 extern const struct command_kind kind_command, kind_set, kind_get;
+
+/* What the device gets: that, and object_device_id if it is a child. */
+void command_payload(struct cw_buf *out, const struct command_kind *kind, const struct target *to,
+                     struct cw_api_call *call);

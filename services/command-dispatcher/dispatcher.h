@@ -22,10 +22,11 @@ struct dispatcher {
     struct cw_log_reader *events;
     struct cw_bus_sub *responses, *wakes;
     struct commands *commands;
-    struct sender *sender;
+    struct queue *messages, *asyncs;
+    struct async_answers *answers;
     struct desired *desired;
     struct receipts *receipts;
-    int64_t command_ms, message_ms, resend_ms, unknown_ms, keep_days, waiting_max;
+    int64_t command_ms, message_ms, resend_ms, unknown_ms, async_queue_ms, keep_days, waiting_max;
 };
 
 /* ---- target.c: whom a call speaks to, and where that device is connected */
@@ -41,10 +42,11 @@ typedef void target_fn(int found, struct target *t, void *arg);
 /* Runs cb once, later; returns 0, or -ENOTCONN and cb will not run. */
 int target_find(struct dispatcher *d, const char *device_id, target_fn *cb, void *arg);
 void target_free(struct target *t); /* clears it */
-/* Answers 404, 403 or 503 and returns false unless the device has a session; `what` (command,
- * message) could not be sent then, which is noted for the device. */
-bool target_is_online(struct dispatcher *d, struct cw_api_call *call, int found,
-                      const struct target *t, const char *what);
+/* Answers 404, 403 or 503 and returns false unless the device can get it: it has a session, or it
+ * is kept for later and the device is not frozen. `what` (command, message) could not be sent then,
+ * which is noted for the device. */
+bool target_takes(struct dispatcher *d, struct cw_api_call *call, int found, const struct target *t,
+                  const char *what, bool kept);
 
 /* ---- command.c: synchronous commands, property writes and reads (command_kind.h) */
 
@@ -66,21 +68,36 @@ bool command_answered(struct dispatcher *d, const char *command_id, const void *
 
 extern const struct cw_log_reader_config events_reader; /* self is filled in */
 
-/* ---- message.c: taking and showing messages; sender.c: sending them, as owner of a partition */
+/* ---- message.c: taking and showing messages; queue.h: sending them, as owner of a partition */
 
-/* CreateMessage. 201 once it is stored as PENDING; a device without a session is OFFLINE. */
+/* CreateMessage. 201 once it is stored as PENDING: also for a device that is away, unless ttl is 0.
+ */
 void create_message(struct cw_api_call *call, void *self);
 /* ListDeviceMessages. The newest 1000. */
 void list_messages(struct cw_api_call *call, void *self);
 /* ShowDeviceMessage. An unknown message is an empty answer, as IoTDA does. */
 void show_message(struct cw_api_call *call, void *self);
 
-/* Looks each second, and when woken, for PENDING messages of the partitions that d->events owns. */
-struct sender *sender_open(struct dispatcher *d);
-/* At the end of the process: messages under way stay PENDING, the next owner sends them again. */
-void sender_close(struct sender **s);
-/* There may be something to send in this partition. */
-void sender_wake(struct sender *s, uint32_t partition);
+/* DeleteDeviceMessage. One that is on its way may still arrive. */
+void delete_message(struct cw_api_call *call, void *self);
+
+/* ---- async.c, async_list.c: asynchronous commands */
+
+/* CreateAsyncCommand: 200 once it is stored as PENDING. */
+void create_async_command(struct cw_api_call *call, void *self);
+/* CancelAsyncCommand, ours: what is PENDING. */
+void cancel_async_command(struct cw_api_call *call, void *self);
+void show_async_command(struct cw_api_call *call, void *self);
+/* Those that wait, or were delivered within async_queue_ms; the others. */
+void list_async_commands(struct cw_api_call *call, void *self);
+void list_async_history(struct cw_api_call *call, void *self);
+void count_async_history(struct cw_api_call *call, void *self);
+
+/* ---- main.c */
+
+/* Something waits in q: its owner is told, this instance or another. A hint: it also looks each
+ * second. */
+void dispatcher_wake(struct dispatcher *d, uint32_t partition, struct queue *q);
 
 /* ---- desired.c: telling devices their desired values */
 
@@ -115,15 +132,6 @@ struct receipts *receipts_open(struct dispatcher *d);
 void receipts_close(struct receipts **r);
 /* Written within 20 ms, together with others; at once when the device has not answered. Copied. */
 void receipt_ended(struct receipts *r, const struct receipt_end *e);
-
-/* ---- message_status.c: the states of a message as one table */
-
-enum message_status { MSG_PENDING, MSG_DELIVERED, MSG_FAILED, MSG_TIMEOUT, MSG_STATUSES };
-enum message_event { ON_ACK, ON_NO_ACK, ON_OFFLINE, ON_NOT_SUBSCRIBED, ON_EXPIRE, MSG_EVENTS };
-/* The status after ev, or -EPROTO if `from` does not take it. */
-int message_next(enum message_status from, enum message_event ev);
-/* As the API and command.message spell it: PENDING. */
-const char *message_status_name(enum message_status s);
 
 /* ---- downlink.c */
 

@@ -7,7 +7,7 @@
 
 #include "libcommon/json.h"
 #include "proto/subjects.h"
-#include "services/command-dispatcher/dispatcher.h"
+#include "services/command-dispatcher/async.h"
 
 struct answer {
     char *command_id, *root_id;
@@ -16,12 +16,14 @@ struct answer {
     int64_t root_key, at_ms;
     char *instance; /* of the caller; NULL: no such command */
     bool waiting;   /* the receipt was still open */
+    bool async;     /* it is an asynchronous command's: async_answers.c takes it in */
     int64_t late_ms;
 };
 struct answers {
     struct answer *items;
     size_t n;
     struct desired_reasons desired;
+    struct queue_wakes wakes;
 };
 
 /* Rows in the order of their ids, as receipts.c. */
@@ -37,6 +39,15 @@ static const struct cw_stmt keep = {
     "RETURNING c.command_id, c.instance, c.status = 'SENT' AS waiting, "
     "CASE WHEN c.status = 'TIMEOUT' "
     "THEN greatest(1, x.at_ms - (extract(epoch FROM c.finished) * 1000)::bigint) END AS late_ms"
+};
+
+static const struct cw_stmt keep_async = {
+    "answers_async",
+    "INSERT INTO command.async_answer (command_id, partition, at_ms, body) SELECT u.id, "
+    "c.partition, "
+    "u.at_ms, u.body FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) "
+    "WITH ORDINALITY AS u(id, root, at_ms, body, n) JOIN command.async_command c "
+    "ON c.command_id = u.id AND c.root_id = u.root ORDER BY u.n RETURNING command_id"
 };
 
 static void add(struct answers *a, const Causeway__Event *e)
@@ -75,6 +86,7 @@ static void note_refusal(struct dispatcher *d, const Causeway__Event *e)
 static void take(struct dispatcher *d, struct answers *a, const Causeway__Event *e,
                  uint32_t partition)
 {
+    queue_note(&a->wakes, e);
     if (e->kind != CAUSEWAY__EVENT_KIND__EVENT_COMMAND_RESPONSE)
         desired_note(&a->desired, e, partition);
     else if (strncmp(e->request_id, DESIRED_ID, strlen(DESIRED_ID)) == 0)
@@ -112,12 +124,22 @@ static void on_kept(PGresult *res, void *arg)
             }
 }
 
+static void on_async(PGresult *res, void *arg)
+{
+    struct answers *a = arg;
+    for (int row = 0; cw_db_outcome(res) == CW_DB_OK && row < PQntuples(res); row++)
+        for (size_t i = 0; i < a->n; i++)
+            a->items[i].async |=
+                strcmp(a->items[i].command_id, cw_db_str(res, row, "command_id")) == 0;
+}
+
 static void effects(struct cw_log_txn *txn, void *self)
 {
     struct answers *a = cw_log_txn_data(txn);
     struct cw_db_array id = { 0 }, root = { 0 }, at = { 0 }, body = { 0 };
     (void)self;
     desired_store(&a->desired, txn);
+    queue_store_wakes(&a->wakes, txn);
     if (a->n == 0)
         return;
     cw_db_array_reset(&id, CW_ARRAY_TEXT);
@@ -137,6 +159,7 @@ static void effects(struct cw_log_txn *txn, void *self)
     const struct cw_db_param par[] = { cw_db_array_param(&id), cw_db_array_param(&root),
                                        cw_db_array_param(&at), cw_db_array_param(&body) };
     cw_log_txn_exec(txn, &keep, 4, par, on_kept, a);
+    cw_log_txn_exec(txn, &keep_async, 4, par, on_async, a);
     cw_db_array_free(&id);
     cw_db_array_free(&root);
     cw_db_array_free(&at);
@@ -172,7 +195,9 @@ static void pass_on(struct dispatcher *d, const struct answer *x)
 static void tell(struct dispatcher *d, const struct answer *x)
 {
     char text[200];
-    if (!x->instance) {
+    if (x->async) {
+        async_answers_wake(d->answers);
+    } else if (!x->instance) {
         snprintf(text, sizeof text, "Answer to unknown request \"%.100s\".", x->command_id);
         notify(d, x, "unknown_request", text,
                "Let the device repeat the request_id of the command's topic unchanged.");
@@ -200,8 +225,13 @@ static void done(struct cw_log_txn *txn, bool committed, void *self)
     }
     if (a && committed && a->desired.n)
         desired_wake(((struct dispatcher *)self)->desired);
+    if (a && committed && a->wakes.n) {
+        queue_wake(((struct dispatcher *)self)->messages);
+        queue_wake(((struct dispatcher *)self)->asyncs);
+    }
     if (a) {
         desired_reasons_free(&a->desired);
+        queue_wakes_free(&a->wakes);
         free(a->items);
     }
     free(a);
@@ -210,8 +240,12 @@ static void done(struct cw_log_txn *txn, bool committed, void *self)
 
 static void owned(uint32_t partition, bool mine, void *self)
 {
-    if (mine)
-        sender_wake(((struct dispatcher *)self)->sender, partition);
+    struct dispatcher *d = self;
+    (void)partition;
+    if (mine && d->asyncs) { /* else we are just starting */
+        queue_wake(d->messages);
+        queue_wake(d->asyncs);
+    }
 }
 
 const struct cw_log_reader_config events_reader = {

@@ -1,9 +1,10 @@
 /* command-dispatcher - hands commands and messages to gateways and follows them to the end. */
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "proto/subjects.h"
-#include "services/command-dispatcher/dispatcher.h"
+#include "services/command-dispatcher/async.h"
 
 #define AT(f) offsetof(struct dispatcher, f)
 static const struct cw_option options[] = {
@@ -13,7 +14,9 @@ static const struct cw_option options[] = {
       "wait for a device's PUBACK of a message, resends included" },
     { "MESSAGE_RESEND", CW_OPT_MS, "2s", 50, 60000, AT(resend_ms), "pause before a resend" },
     { "MESSAGE_UNKNOWN", CW_OPT_MS, "60s", 1000, 3600000, AT(unknown_ms),
-      "longest time in which no gateway can tell what became of a message" },
+      "life of a message that is not kept for later (ttl 0)" },
+    { "ASYNC_QUEUE", CW_OPT_MS, "24h", 1000, 2592000000, AT(async_queue_ms),
+      "time after which a delivered asynchronous command without an answer is history" },
     { "COMMANDS_MAX", CW_OPT_INT, "10000", 1, 1000000, AT(waiting_max),
       "synchronous commands that may wait in this instance" },
     { "RECEIPT_DAYS", CW_OPT_INT, "30", 1, 3650, AT(keep_days),
@@ -28,6 +31,13 @@ static const struct cw_api_op ops[] = {
     { "CreateMessage", create_message },
     { "ListDeviceMessages", list_messages },
     { "ShowDeviceMessage", show_message },
+    { "DeleteDeviceMessage", delete_message },
+    { "CreateAsyncCommand", create_async_command },
+    { "ListAsyncCommands", list_async_commands },
+    { "ShowAsyncDeviceCommand", show_async_command },
+    { "CancelAsyncCommand", cancel_async_command },
+    { "ListAsyncHistoryCommands", list_async_history },
+    { "CountAsyncHistoryCommands", count_async_history },
     { 0 },
 };
 
@@ -52,8 +62,21 @@ static void on_wake(const struct cw_bus_msg *msg, void *arg)
 {
     struct dispatcher *d = arg;
     const char *p = msg->subject ? strrchr(msg->subject, '.') : NULL;
-    if (p)
-        sender_wake(d->sender, (uint32_t)strtoul(p + 1, NULL, 10));
+    if (p && cw_log_reader_owns(d->events, (uint32_t)strtoul(p + 1, NULL, 10))) {
+        queue_wake(d->messages);
+        queue_wake(d->asyncs);
+    }
+}
+
+void dispatcher_wake(struct dispatcher *d, uint32_t partition, struct queue *q)
+{
+    char subject[64];
+    if (cw_log_reader_owns(d->events, partition)) {
+        queue_wake(q);
+        return;
+    }
+    snprintf(subject, sizeof subject, "wake.command-dispatcher.%" PRIu32, partition);
+    cw_bus_publish(cw_app_bus(d->app), subject, NULL, "", 0);
 }
 
 static int start(struct cw_app *app, void *self)
@@ -70,7 +93,9 @@ static int start(struct cw_app *app, void *self)
     d->commands = commands_open(d);
     reader.self = d;
     d->events = cw_log_reader_open(app, &reader);
-    d->sender = sender_open(d);
+    d->messages = queue_open(d, &kind_message);
+    d->asyncs = queue_open(d, &kind_async);
+    d->answers = async_answers_open(d);
     d->desired = desired_open(d);
     snprintf(subject, sizeof subject, "response.%s.*", cw_app_instance(app));
     d->responses = cw_bus_subscribe(cw_app_bus(app), subject, NULL, on_response, d);
@@ -90,7 +115,9 @@ static void stop(void *self)
 {
     struct dispatcher *d = self;
     desired_close(&d->desired);
-    sender_close(&d->sender);
+    async_answers_close(&d->answers);
+    queue_close(&d->asyncs);
+    queue_close(&d->messages);
     commands_close(&d->commands);
     receipts_close(&d->receipts);
     cw_log_reader_close(&d->events);

@@ -1,4 +1,4 @@
-/* Messages of applications to devices: taken, listed, shown. sender.c delivers them. */
+/* Messages of applications to devices: taken, listed, shown, deleted. queue.c delivers them. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -7,9 +7,11 @@
 #include <openssl/evp.h>
 
 #include "libcommon/json.h"
-#include "services/command-dispatcher/dispatcher.h"
+#include "services/command-dispatcher/queue.h"
 
 #define PAYLOAD_MAX (256U << 10)
+#define TTL_MIN     1440 /* minutes, unless the caller says otherwise */
+#define WAITING_MAX "20" /* for a device that is away: newer ones take the place of the oldest */
 
 struct creating {
     struct dispatcher *d;
@@ -18,7 +20,7 @@ struct creating {
     char id[104], topic[512];
     bool system_topic;
     struct cw_buf payload;
-    int64_t created_ms;
+    int64_t created_ms, ttl_ms; /* ttl_ms 0: it is not kept for later */
 };
 
 static void creating_free(struct creating *c)
@@ -114,16 +116,22 @@ static const char *read_topic(struct creating *c, const json_t *body)
 
 static const struct cw_stmt insert = {
     "message_insert",
-    "INSERT INTO command.message (device_key, message_id, device_id, root_key, root_id, partition, "
-    "name, message, encoding, payload_format, topic, system_topic, properties, payload, created) "
-    "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, "
-    "to_timestamp($15::bigint / 1000.0)) ON CONFLICT DO NOTHING RETURNING 1"
+    "WITH m AS (INSERT INTO command.message (device_key, message_id, device_id, root_key, root_id, "
+    "partition, name, message, encoding, payload_format, topic, system_topic, properties, payload, "
+    "created, kept, expires) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, "
+    "to_timestamp($15::bigint / 1000.0), $16, to_timestamp($17::bigint / 1000.0)) "
+    "ON CONFLICT DO NOTHING RETURNING 1), "
+    "old AS (SELECT o.message_id FROM command.message o WHERE o.device_key = $1 "
+    "AND o.status = 'PENDING' AND o.parked ORDER BY o.no DESC OFFSET " WAITING_MAX " - 1), "
+    "e AS (UPDATE command.message x SET replaced = true, "
+    "expires = to_timestamp($15::bigint / 1000.0) FROM old, m "
+    "WHERE x.device_key = $1 AND x.message_id = old.message_id) SELECT * FROM m"
 };
 
 static void on_inserted(PGresult *res, void *arg)
 {
     struct creating *c = arg;
-    char at[CW_TIME_LEN], subject[64];
+    char at[CW_TIME_LEN];
     if (cw_api_db_failed(c->call, res, "message")) {
         creating_free(c);
         return;
@@ -136,14 +144,9 @@ static void on_inserted(PGresult *res, void *arg)
     }
     cw_api_reply_json(c->call, 201,
                       json_pack("{s:s, s:{s:s, s:s}}", "message_id", c->id, "result", "status",
-                                message_status_name(MSG_PENDING), "created_time",
+                                delivery_name(DELIVERY_PENDING), "created_time",
                                 cw_time_basic(at, c->created_ms)));
-    if (cw_log_reader_owns(c->d->events, c->to.partition)) {
-        sender_wake(c->d->sender, c->to.partition);
-    } else { /* a hint: the owner also looks each second */
-        snprintf(subject, sizeof subject, "wake.command-dispatcher.%" PRIu32, c->to.partition);
-        cw_bus_publish(cw_app_bus(c->d->app), subject, NULL, "", 0);
-    }
+    dispatcher_wake(c->d, c->to.partition, c->d->messages);
     creating_free(c);
 }
 
@@ -157,7 +160,8 @@ static char *written(const json_t *v)
 
 static void store(struct creating *c, json_t *body)
 {
-    char key[24], root[24], partition[24], created[24];
+    char key[24], root[24], partition[24], created[24], expires[24];
+    int64_t life_ms = c->ttl_ms ? c->ttl_ms : c->d->unknown_ms;
     char *message = written(json_object_get(body, "message"));
     char *properties = written(json_object_get(body, "properties"));
     const char *encoding = cw_json_text(body, "encoding");
@@ -177,7 +181,9 @@ static void store(struct creating *c, json_t *body)
                                        CW_TEXT(properties),
                                        CW_BIN(c->payload.data ? c->payload.data : "",
                                               c->payload.len),
-                                       cw_db_int(c->created_ms, created) };
+                                       cw_db_int(c->created_ms, created),
+                                       CW_TEXT(c->ttl_ms ? "t" : "f"),
+                                       cw_db_int(c->created_ms + life_ms, expires) };
     if (!cw_db_exec(c->d->db, &insert, CW_ARRAY_LEN(par), par, on_inserted, c)) {
         cw_api_no_db(c->call);
         creating_free(c);
@@ -190,7 +196,7 @@ static void on_target(int found, struct target *t, void *arg)
 {
     struct creating *c = arg;
     json_t *body = cw_api_body(c->call);
-    if (!target_is_online(c->d, c->call, found, t, "message")) {
+    if (!target_takes(c->d, c->call, found, t, "message", c->ttl_ms != 0)) {
         creating_free(c);
         return;
     }
@@ -211,6 +217,8 @@ void create_message(struct cw_api_call *call, void *self)
 {
     struct creating *c = cw_calloc(1, sizeof *c);
     const char *id = cw_json_text(cw_api_body(call), "message_id");
+    const json_t *ttl = json_object_get(cw_api_body(call), "ttl");
+    c->ttl_ms = (ttl ? json_integer_value(ttl) : TTL_MIN) * 60000;
     c->d = self;
     c->call = call;
     c->created_ms = cw_now_ms();
@@ -311,5 +319,36 @@ void show_message(struct cw_api_call *call, void *self)
     const struct cw_db_param par[] = { CW_TEXT(cw_api_path(call, "device_id")),
                                        CW_TEXT(cw_api_path(call, "message_id")) };
     if (!cw_db_exec(d->db, &show, 2, par, on_show, call))
+        cw_api_no_db(call);
+}
+
+/* ---- delete */
+
+/* A row of the device, in which n says whether there was such a message. */
+static const struct cw_stmt remove_one = {
+    "message_delete", "WITH m AS (DELETE FROM command.message m USING registry.device_view d "
+                      "WHERE d.device_id = $1 AND m.device_key = d.device_key "
+                      "AND m.message_id = $2 RETURNING 1) "
+                      "SELECT (SELECT count(*) FROM m) AS n FROM registry.device_view d "
+                      "WHERE d.device_id = $1"
+};
+
+static void on_removed(PGresult *res, void *arg)
+{
+    struct cw_api_call *call = arg;
+    if (!device_is_there(call, res))
+        return;
+    if (cw_db_i64(res, 0, "n", 0) == 0)
+        cw_api_fail(call, CW_E_NO_MESSAGE, "Message \"%s\".", cw_api_path(call, "message_id"));
+    else
+        cw_api_reply(call, 204, NULL, 0);
+}
+
+void delete_message(struct cw_api_call *call, void *self)
+{
+    struct dispatcher *d = self;
+    const struct cw_db_param par[] = { CW_TEXT(cw_api_path(call, "device_id")),
+                                       CW_TEXT(cw_api_path(call, "message_id")) };
+    if (!cw_db_exec(d->db, &remove_one, 2, par, on_removed, call))
         cw_api_no_db(call);
 }

@@ -38,8 +38,13 @@ static const struct cw_stmt sweeps[] = {
       "WHERE created < now() - make_interval(days => $1::int) LIMIT 10000)" },
     { "receipts_messages",
       "DELETE FROM command.message WHERE (device_key, message_id) IN "
-      "(SELECT device_key, message_id FROM command.message WHERE status <> 'PENDING' "
-      "AND created < now() - make_interval(days => $1::int) LIMIT 10000)" },
+      "(SELECT device_key, message_id FROM command.message "
+      "WHERE created < now() - make_interval(days => $1::int + (status = 'PENDING')::int) "
+      "LIMIT 10000)" },
+    { "receipts_asyncs",
+      "DELETE FROM command.async_command WHERE command_id IN (SELECT command_id FROM "
+      "command.async_command WHERE created < now() - make_interval(days => greatest($1::int, 3)) "
+      "LIMIT 10000)" },
 };
 
 static void on_swept(PGresult *res, void *arg)

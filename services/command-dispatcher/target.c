@@ -94,8 +94,8 @@ static void note_offline(struct dispatcher *d, const struct target *t, const cha
                                                          "changes say when it was last." });
 }
 
-bool target_is_online(struct dispatcher *d, struct cw_api_call *call, int found,
-                      const struct target *t, const char *what)
+bool target_takes(struct dispatcher *d, struct cw_api_call *call, int found, const struct target *t,
+                  const char *what, bool kept)
 {
     const char *id = cw_api_path(call, "device_id");
     if (found < 0)
@@ -104,7 +104,7 @@ bool target_is_online(struct dispatcher *d, struct cw_api_call *call, int found,
         cw_api_fail(call, CW_E_NO_DEVICE, "Device \"%s\".", id);
     else if (strcmp(t->status, "FROZEN") == 0)
         cw_api_fail(call, CW_E_OFFLINE, "Device \"%s\" is frozen.", t->root_id);
-    else if (!t->gateway)
+    else if (!t->gateway && !kept)
         cw_api_fail(call, CW_E_OFFLINE,
                     "Stage: not sent. Device \"%s\" is not online (%s); its history is at "
                     "devices/%s/why.",

@@ -9,23 +9,24 @@
 
 #define KIND(k) CAUSEWAY__EVENT_KIND__EVENT_##k
 
-/* kind EVENT_NONE: known and not served */
+/* kind EVENT_NONE: known and not served. What notify_data has: a header (with tags), a body. */
 static const struct subject {
     const char *resource, *event;
     Causeway__EventKind kind;
+    bool header, tags, body;
 } subjects[] = {
-    { "device.property", "report", KIND(PROPERTY_REPORT) },
-    { "device.message", "report", KIND(MESSAGE_REPORT) },
-    { "device.status", "update", KIND(DEVICE_STATUS) },
-    { "device", "create", KIND(NONE) },
-    { "device", "delete", KIND(NONE) },
-    { "device", "update", KIND(NONE) },
-    { "device.message.status", "update", KIND(NONE) },
-    { "device.command.status", "update", KIND(NONE) },
-    { "batchtask", "update", KIND(NONE) },
-    { "product", "create", KIND(NONE) },
-    { "product", "delete", KIND(NONE) },
-    { "product", "update", KIND(NONE) },
+    { "device.property", "report", KIND(PROPERTY_REPORT), true, true, true },
+    { "device.message", "report", KIND(MESSAGE_REPORT), true, true, true },
+    { "device.status", "update", KIND(DEVICE_STATUS), true, false, true },
+    { "device", "create", KIND(DEVICE_CREATED), false, false, true },
+    { "device", "delete", KIND(DEVICE_DELETED), true, false, false },
+    { "device", "update", KIND(DEVICE_UPDATED), false, false, true },
+    { "device.message.status", "update", KIND(MESSAGE_STATUS), true, false, true },
+    { "device.command.status", "update", KIND(COMMAND_STATUS), true, false, true },
+    { "batchtask", "update", KIND(NONE), false, false, true },
+    { "product", "create", KIND(PRODUCT_CREATED), false, false, true },
+    { "product", "delete", KIND(PRODUCT_DELETED), false, false, true },
+    { "product", "update", KIND(PRODUCT_UPDATED), false, false, true },
 };
 
 static const struct subject *find(const char *resource, const char *event)
@@ -52,10 +53,7 @@ enum subject_state subject_state(const char *resource, const char *event)
     return s->kind == KIND(NONE) ? SUBJECT_KNOWN : SUBJECT_SERVED;
 }
 
-const char *subjects_served(void)
-{
-    return "device.property:report, device.message:report and device.status:update";
-}
+const char *subjects_served(void) { return "all of them but batchtask:update"; }
 
 void rule_set_add(struct rule_set *set, const char *resource, const char *event,
                   const char *rule_id, const char *action_id, const char *app_id)
@@ -109,14 +107,14 @@ static void member(struct cw_buf *out, const char *before, const char *value)
     cw_buf_json_string(out, value, strlen(value));
 }
 
-static void write_header(struct cw_buf *out, const Causeway__Event *e)
+static void write_header(struct cw_buf *out, const Causeway__Event *e, bool tags)
 {
     member(out, "\"header\":{\"app_id\":", e->app_id);
     member(out, ",\"device_id\":", e->device_id);
     member(out, ",\"node_id\":", e->node_id);
     member(out, ",\"product_id\":", e->product_id);
     member(out, ",\"gateway_id\":", *e->gateway_id ? e->gateway_id : e->device_id);
-    if (e->kind != KIND(DEVICE_STATUS))
+    if (tags)
         cw_buf_str(out, ",\"tags\":[]"); /* devices have none yet */
     cw_buf_str(out, "}");
 }
@@ -125,7 +123,7 @@ static int write_body(struct cw_buf *out, const Causeway__Event *e)
 {
     const uint8_t *p = e->body.data;
     size_t n = e->body.len;
-    cw_buf_str(out, ",\"body\":");
+    cw_buf_str(out, "\"body\":");
     /* written by a daemon of ours, not by a device: the ends are enough */
     if (n < 2 || p[0] != '{' || p[n - 1] != '}')
         return -EBADMSG;
@@ -144,8 +142,11 @@ int notification_write(struct cw_buf *out, const Causeway__Event *e)
     cw_buf_printf(out, ",\"event_time_ms\":\"%s\"", cw_time_extended(extended, e->time_ms));
     member(out, ",\"request_id\":", e->request_id);
     cw_buf_str(out, ",\"notify_data\":{");
-    write_header(out, e);
-    int rc = write_body(out, e);
+    if (s->header)
+        write_header(out, e, s->tags);
+    if (s->header && s->body)
+        cw_buf_str(out, ",");
+    int rc = s->body ? write_body(out, e) : 0;
     cw_buf_str(out, "}}");
     return rc;
 }

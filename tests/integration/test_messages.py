@@ -70,9 +70,75 @@ def test_messages_arrive_in_the_order_of_their_creation(api, device, connected):
     assert [m.json["content"] for m in got] == [str(n) for n in range(20)]
 
 
-def test_offline_is_refused_for_now(api, device):
-    message = api.refused(403, "IOTDA.014016", "POST", messages(device), {"message": "x"})
-    assert "online" in message.lower() or "offline" in message.lower()
+def test_what_is_not_kept_needs_a_connection(api, device):
+    message = api.refused(403, "IOTDA.014016", "POST", messages(device), {"message": "x", "ttl": 0})
+    assert "online" in message.lower()
+
+
+def test_a_message_waits_for_the_device(platform, api, device):
+    made = [api.post(messages(device), {"message": str(n)}) for n in range(3)]
+    assert [m["result"]["status"] for m in made] == ["PENDING"] * 3
+    time.sleep(1.5)  # more than a sweep: they are parked
+    assert status_of(api, device, made[0]["message_id"]) == "PENDING"
+    with platform.connect(device) as peer:
+        got = peer.wait_for("messages/down", 3)
+        assert [m.json["id"] for m in got] == [m["message_id"] for m in made], "in their order"
+        wait_until(lambda: status_of(api, device, made[2]["message_id"]) == "DELIVERED")
+        api.post(messages(device), {"message": "later"})
+        assert peer.wait_for("messages/down", 4)[3].json["content"] == "later"
+        assert len(peer.on("messages/down")) == 4, "each once"
+
+
+def test_without_a_puback_before_the_end_it_comes_again(platform, api, device):
+    with platform.connect(device, ack=False) as deaf:
+        made = api.post(messages(device), {"message": "twice"})["message_id"]
+        deaf.wait_for("messages/down")
+    assert status_of(api, device, made) == "PENDING"
+    with platform.connect(device) as peer:
+        assert peer.wait_for("messages/down")[0].json["id"] == made
+        wait_until(lambda: status_of(api, device, made) == "DELIVERED")
+
+
+def test_twenty_wait_and_newer_ones_take_the_place_of_the_oldest(platform, api, device, subscribe):
+    subscription = subscribe("device.message.status", "update")
+    made = [api.post(messages(device), {"message": str(n)})["message_id"] for n in range(20)]
+
+    def parked():
+        return platform.sql("SELECT count(*) FROM command.message WHERE parked AND status = 'PENDING'"
+                            f" AND device_id = '{device['device_id']}'")
+    wait_until(lambda: parked() == "20", 30)
+    made += [api.post(messages(device), {"message": "20"})["message_id"]]
+    wait_until(lambda: status_of(api, device, made[0]) == "FAILED")
+    assert "20" in api.get(f"{messages(device)}/{made[0]}")["error_info"]["error_msg"]
+    body = subscription.wait_for(device["device_id"])[0]["notify_data"]["body"]
+    assert body["message_id"] == made[0] and body["status"] == "FAILED" and body["error_info"]["error_code"]
+    with platform.connect(device) as peer:
+        assert [m.json["content"] for m in peer.wait_for("messages/down", 20)] == [str(n) for n in range(1, 21)]
+
+
+def test_a_message_is_deleted(platform, api, device):
+    made = api.post(messages(device), {"message": "never"})["message_id"]
+    api.delete(f"{messages(device)}/{made}")
+    api.refused(404, "IOTDA.014912", "DELETE", f"{messages(device)}/{made}")
+    assert not api.get(f"{messages(device)}/{made}").get("message_id")
+    with platform.connect(device) as peer:
+        api.post(messages(device), {"message": "this"})
+        assert [m.json["content"] for m in peer.wait_for("messages/down")] == ["this"]
+
+
+def test_a_frozen_device_gets_none(api, device):
+    api.post(f"/devices/{device['device_id']}/freeze", status=204)
+    assert "frozen" in api.refused(403, "IOTDA.014016", "POST", messages(device), {"message": "x"})
+
+
+def test_status_changes_are_events(api, device, connected, subscribe):
+    subscription = subscribe("device.message.status", "update")
+    made = api.post(messages(device), {"message": "x", "name": "greet"})["message_id"]
+    note = subscription.wait_for(device["device_id"])[0]["notify_data"]
+    assert note["header"]["device_id"] == device["device_id"]
+    body = note["body"]
+    assert (body["message_id"], body["name"], body["status"]) == (made, "greet", "DELIVERED")
+    assert body["topic"].endswith("/sys/messages/down") and len(body["timestamp"]) == 16
 
 
 def test_an_id_is_used_once_for_a_device(api, device, connected):

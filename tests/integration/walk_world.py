@@ -106,6 +106,16 @@ class World:
         return {"device_id": device,
                 "message_id": self.api.post(f"/devices/{device}/messages", {"message": "x"})["message_id"]}
 
+    path_DeleteDeviceMessage = path_ShowDeviceMessage
+
+    def path_ShowAsyncDeviceCommand(self):
+        device = self.new_device()["device_id"]
+        body = {"service_id": "Pump", "command_name": "DRAIN", "paras": {"seconds": 1}, "send_strategy": "delay"}
+        return {"device_id": device, "command_id": self.api.post(f"/devices/{device}/async-commands", body,
+                                                                 status=200)["command_id"]}
+
+    path_CancelAsyncCommand = path_ShowAsyncDeviceCommand
+
     def path_KeystoneRemoveUserFromGroup(self):
         group = self.iam.group()
         return {"group_id": group, "user_id": self.iam.user(group)["id"]}

@@ -63,7 +63,8 @@ static void an_event_is_owed_to_the_rules_of_its_kind_and_space(void **state)
         { KIND(PROPERTY_REPORT), "all second mine " },
         { KIND(DEVICE_STATUS), "status " },
         { KIND(MESSAGE_REPORT), "" },
-        { KIND(PRODUCT_UPDATED), "" },
+        { KIND(PRODUCT_UPDATED), "product " },
+        { KIND(PRODUCT_CREATED), "" },
         { 4711, "" },
     };
     for (size_t i = 0; i < CW_ARRAY_LEN(rows); i++) {
