@@ -12,6 +12,7 @@
     X(PUSH, "push.<p>.<daemon>", "log", "rule-engine", "push-notifier")                            \
     X(RESPONSE, "response.<dispatcher>.<request>", "plain", "gateways", "command-dispatcher")      \
     X(HEARTBEAT, "heartbeat.<gateway>", "plain", "gateways", "device-registry, gateways")          \
+    X(ROUTE, "route.<key>", "plain", "mqtt-gateways, command-dispatcher", "mqtt-gateways")         \
     X(WAKE, "wake.<service>.<p>", "plain", "any instance of it", "owner of p")                     \
     X(INVALIDATE, "invalidate.<kind>", "plain", "owner of the data", "caches")
 

@@ -3,6 +3,8 @@
 SET LOCAL lock_timeout = '3s';
 ALTER TABLE command.command ADD COLUMN kind text NOT NULL DEFAULT 'command' CHECK (kind IN ('command', 'set', 'get'));
 
+GRANT SELECT ON registry.app_view TO command;
+
 -- Messages wait for devices that are away. no: the order in which they were taken. parked: its device is away; is looked at
 -- when that comes back, or when its time is over. wakes: how often that happened. kept: not only sent at once.
 ALTER TABLE command.message

@@ -81,6 +81,11 @@ void show_message(struct cw_api_call *call, void *self);
 /* DeleteDeviceMessage. One that is on its way may still arrive. */
 void delete_message(struct cw_api_call *call, void *self);
 
+/* ---- broadcast.c */
+
+/* BroadcastMessage. 201 once gateways were told. */
+void broadcast_message(struct cw_api_call *call, void *self);
+
 /* ---- async.c, async_list.c: asynchronous commands */
 
 /* CreateAsyncCommand: 200 once it is stored as PENDING. */

@@ -32,6 +32,7 @@ static const struct cw_api_op ops[] = {
     { "ListDeviceMessages", list_messages },
     { "ShowDeviceMessage", show_message },
     { "DeleteDeviceMessage", delete_message },
+    { "BroadcastMessage", broadcast_message },
     { "CreateAsyncCommand", create_async_command },
     { "ListAsyncCommands", list_async_commands },
     { "ShowAsyncDeviceCommand", show_async_command },
@@ -42,6 +43,10 @@ static const struct cw_api_op ops[] = {
 };
 
 static const struct cw_space_rule spaces[] = {
+    { "new",
+      { "space_of_new", "SELECT app_id FROM registry.app_view"
+                        " WHERE CASE WHEN $1::text IS NULL THEN default_app ELSE app_id = $1 END" },
+      { "body:app_id" } },
     { "device",
       { "space_of_device", "SELECT app_id FROM registry.device_view WHERE device_id = $1" },
       { "path:device_id" } },

@@ -4,9 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <openssl/evp.h>
-
 #include "libcommon/json.h"
+#include "services/command-dispatcher/payload.h"
 #include "services/command-dispatcher/queue.h"
 
 #define PAYLOAD_MAX (256U << 10)
@@ -31,20 +30,6 @@ static void creating_free(struct creating *c)
 }
 
 /* ---- what the device gets, and where */
-
-static int decode_base64(struct cw_buf *out, const char *text)
-{
-    size_t len = strlen(text);
-    if (len == 0 || len % 4 != 0)
-        return -EINVAL;
-    uint8_t *raw = cw_malloc(len / 4 * 3);
-    int n = EVP_DecodeBlock(raw, (const uint8_t *)text, (int)len);
-    size_t padding = (text[len - 1] == '=') + (text[len - 2] == '=');
-    if (n >= 0)
-        cw_buf_add(out, raw, (size_t)n - padding);
-    free(raw);
-    return n < 0 ? -EINVAL : 0;
-}
 
 static void content(struct cw_buf *out, const json_t *message)
 {
@@ -85,7 +70,8 @@ static const char *read_payload(struct creating *c, const json_t *body)
     if (is(body, "encoding", "base64")) {
         if (raw)
             return "payload_format: raw needs encoding none.";
-        if (!json_is_string(message) || decode_base64(&c->payload, json_string_value(message)) < 0)
+        if (!json_is_string(message) ||
+            payload_from_base64(&c->payload, json_string_value(message)) < 0)
             return "message: not base64.";
     } else if (raw || !c->system_topic) {
         content(&c->payload, message);

@@ -12,7 +12,7 @@
 static const struct cw_stmt stmt_lookup = {
     "sessions_lookup",
     "SELECT d.device_key, d.product_key, d.auth_type, d.secret, d.secondary_secret, d.frozen,"
-    " d.secure_access, d.parent_key, d.auth_version, CASE WHEN d.device_key IS NULL THEN"
+    " d.secure_access, d.parent_key, d.auth_version, d.app_id, CASE WHEN d.device_key IS NULL THEN"
     "  (SELECT " SQL_BASIC_TIME(
         "t.deleted") " || CASE WHEN t.reason = 'timeout' THEN ' by its timeout'"
                      "    WHEN t.deleted_by <> '' THEN ' by user ' || t.deleted_by ELSE '' END"
@@ -46,7 +46,7 @@ static const struct cw_stmt stmt_open = {
 struct login {
     struct login_refusal refusal;
     int64_t device_key, product_key, auth_version, session_no, old_session_no;
-    char *old_gateway;
+    char *old_gateway, *app_id;
     int round; /* the k-th accepted open of its device goes into statement k */
 };
 
@@ -78,8 +78,10 @@ static void make_stats(void)
 static void batch_free(struct batch *b)
 {
     cw_app_in_flight(b->r->app, -1);
-    for (size_t i = 0; i < b->n; i++)
+    for (size_t i = 0; i < b->n; i++) {
         free(b->logins[i].old_gateway);
+        free(b->logins[i].app_id);
+    }
     causeway__session_open_batch__free_unpacked(b->request, NULL);
     free(b->logins);
     free(b->reply_to);
@@ -102,6 +104,7 @@ static void reply(struct batch *b)
         rows[i].session_no = l->session_no;
         rows[i].old_session_no = l->old_session_no;
         rows[i].old_gateway = or_empty(l->old_gateway);
+        rows[i].app_id = or_empty(l->app_id);
         rows[i].code = or_empty(l->refusal.code);
         rows[i].reason = l->refusal.reason;
         rows[i].next_step = or_empty(l->refusal.next_step);
@@ -265,6 +268,7 @@ static void check_one(struct batch *b, const PGresult *res, size_t i, int64_t no
         l->device_key = cw_db_i64(res, row, "device_key", 0);
         l->product_key = cw_db_i64(res, row, "product_key", 0);
         l->auth_version = cw_db_i64(res, row, "auth_version", 0);
+        l->app_id = cw_strdup(cw_db_str(res, row, "app_id"));
         device.auth_type = cw_db_str(res, row, "auth_type");
         device.frozen = is_set(res, row, "frozen");
         device.child = cw_db_str(res, row, "parent_key") != NULL;

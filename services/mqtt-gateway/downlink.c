@@ -11,6 +11,8 @@
 #define ANSWERS_MAX    64
 #define OUT_MAX_BYTES  (1U << 20) /* of what a peer has not read yet */
 #define NO_DEADLINE_MS 20000
+#define DELIVER_MS     8000
+#define RESEND_MS      2000
 #define ANSWER_MS      60000 /* a waiter without deadline */
 #define OUTCOME(name)  CAUSEWAY__DOWNLINK_OUTCOME__DOWNLINK_##name
 
@@ -192,6 +194,29 @@ static struct session *find(struct gateway *gw, const Causeway__Downlink *msg)
     return s && s->conn && (!msg->session_no || msg->session_no == s->session_no) ? s : NULL;
 }
 
+static bool has_room(const struct session *s)
+{
+    return s->n_downlinks < UNACKED_MAX && s->conn->out.len <= OUT_MAX_BYTES;
+}
+
+bool downlink_deliver(struct session *s, struct text topic, const void *payload, size_t len,
+                      uint8_t qos)
+{
+    Causeway__Downlink msg = CAUSEWAY__DOWNLINK__INIT;
+    if (!has_room(s))
+        return false;
+    msg.topic = (char *)topic.p;
+    msg.payload = (ProtobufCBinaryData){ len, (uint8_t *)payload };
+    msg.deadline_ms = cw_now_ms() + DELIVER_MS;
+    msg.resend_ms = RESEND_MS;
+    msg.resends = DELIVER_MS / RESEND_MS - 1;
+    if (qos)
+        send_acked(s, &msg, NULL);
+    else
+        send_plain(s, &msg, NULL);
+    return true;
+}
+
 static void on_publish(struct gateway *gw, const Causeway__Downlink *msg, const char *reply)
 {
     struct text topic = { msg->topic, strlen(msg->topic) };
@@ -205,7 +230,7 @@ static void on_publish(struct gateway *gw, const Causeway__Downlink *msg, const 
         reply_plain(gw, reply, OUTCOME(NOT_SUBSCRIBED));
         return;
     }
-    if (s->n_downlinks >= UNACKED_MAX || s->conn->out.len > OUT_MAX_BYTES) {
+    if (!has_room(s)) {
         reply_plain(gw, reply, OUTCOME(BUSY));
         return;
     }

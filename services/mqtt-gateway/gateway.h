@@ -22,6 +22,8 @@ struct listeners;
 struct auth;
 struct peers;
 struct takeover;
+struct route_key;
+struct app_name;
 
 struct gateway_settings {
     char *bind, *tls_cert, *tls_key;
@@ -61,6 +63,9 @@ struct gateway {
     struct event *drain_check; /* while draining */
     struct conn_list conns, dirty, dead;
     struct session *by_key, *by_no; /* uthash: those that live; all that are not yet forgotten */
+    struct route_key *routes;       /* uthash: shared topics that somebody here listens to */
+    struct app_name *apps;          /* uthash: resource spaces of which devices were here */
+    uint64_t routed_no;             /* counts messages between devices */
     struct session_queue *held;     /* by partition: not read, since it is blocked; longest first */
     struct takeover_list takeovers; /* those that outlived their session, too */
     unsigned n_conns, n_sessions;

@@ -121,6 +121,10 @@ static void forget(struct session *s)
     for (size_t i = 0; i < s->n_closers; i++)
         free(s->closers[i]);
     free(s->closers);
+    for (struct outgoing *o; (o = STAILQ_FIRST(&s->outgoing));) {
+        STAILQ_REMOVE_HEAD(&s->outgoing, next);
+        free(o);
+    }
     free(s->pending.ring);
     free(s->device_id);
     free(s->client);
@@ -206,6 +210,24 @@ void session_over(struct session *s, bool flushed)
 
 /* ---- the beginning */
 
+struct app_name {
+    UT_hash_handle hh;
+    char name[];
+};
+
+/* The one text of this space; there are few, and they stay. */
+static const char *app_of(struct gateway *gw, const char *name)
+{
+    struct app_name *a;
+    HASH_FIND_STR(gw->apps, name, a);
+    if (a)
+        return a->name;
+    a = cw_calloc(1, sizeof *a + strlen(name) + 1);
+    strcpy(a->name, name);
+    HASH_ADD_STR(gw->apps, name, a);
+    return a->name;
+}
+
 static struct session *session_new(struct gateway *gw, const Causeway__SessionOpened *opened,
                                    const Causeway__SessionOpen *open)
 {
@@ -214,6 +236,8 @@ static struct session *session_new(struct gateway *gw, const Causeway__SessionOp
     s->device_key = opened->device_key;
     s->product_key = opened->product_key;
     s->session_no = opened->session_no;
+    s->app = app_of(gw, opened->app_id);
+    STAILQ_INIT(&s->outgoing);
     s->device_id = cw_strdup(open->device_id);
     s->client = cw_strdup(open->client_id);
     s->peer = cw_strdup(open->peer);
@@ -326,6 +350,12 @@ void sessions_close(struct gateway *gw)
         if (!s->ended)
             retire(s);
         forget(s);
+    }
+    struct app_name *a = gw->apps, *more;
+    HASH_CLEAR(hh, gw->apps);
+    for (; a; a = more) {
+        more = a->hh.next;
+        free(a);
     }
     free(gw->held);
     gw->held = NULL;

@@ -13,6 +13,19 @@ struct takeover;
 LIST_HEAD(downlink_list, downlink);
 LIST_HEAD(answer_list, answer);
 
+/* Said to other devices: goes to them once its record is in the log. */
+struct outgoing {
+    STAILQ_ENTRY(outgoing) next;
+    uint8_t qos;
+    size_t len;
+    char *payload; /* behind the topic */
+    char topic[];
+};
+STAILQ_HEAD(outgoing_list, outgoing);
+
+struct route_entry;
+LIST_HEAD(route_list, route_entry);
+
 struct subscription {
     char *filter;
     uint8_t qos;
@@ -31,12 +44,16 @@ struct session {
     struct conn *conn; /* NULL once it is gone */
     struct takeover *takeover;
     char *device_id, *client, *peer; /* the last two until CONNECT is recorded */
+    const char *app;                 /* its resource space; there is one text for all of it */
     int64_t device_key, product_key, session_no;
     struct pending pending;
     struct subscription *subscriptions;
     struct downlink_list downlinks;
     struct answer_list answers;
-    char **closers; /* reply subjects: who wants to know that it is over */
+    struct outgoing_list outgoing;
+    struct route_list routes; /* its subscriptions of shared topics */
+    uint64_t routed_no;       /* the last shared message that was looked at for it */
+    char **closers;           /* reply subjects: who wants to know that it is over */
     uint32_t partition;
     uint16_t n_subscriptions, n_downlinks, n_answers, n_closers, next_packet_id;
     bool is_held;

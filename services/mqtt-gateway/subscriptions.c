@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "services/mqtt-gateway/session.h"
+#include "services/mqtt-gateway/route.h"
 #include "services/mqtt-gateway/topic.h"
 
 static struct subscription *find(const struct session *s, struct text filter)
@@ -25,6 +25,7 @@ int subscription_add(struct session *s, struct text filter, uint8_t qos)
             cw_realloc(s->subscriptions, (s->n_subscriptions + 1U) * sizeof *s->subscriptions);
         sub = &s->subscriptions[s->n_subscriptions++];
         sub->filter = cw_strndup(filter.p, filter.len);
+        route_subscribed(s, sub->filter);
     }
     sub->qos = qos;
     return 0;
@@ -35,6 +36,7 @@ void subscription_remove(struct session *s, struct text filter)
     struct subscription *sub = find(s, filter);
     if (!sub)
         return;
+    route_unsubscribed(s, sub->filter);
     free(sub->filter);
     *sub = s->subscriptions[--s->n_subscriptions];
 }
@@ -53,8 +55,10 @@ int subscription_match(const struct session *s, struct text topic)
 
 void subscriptions_free(struct session *s)
 {
-    for (size_t i = 0; i < s->n_subscriptions; i++)
+    for (size_t i = 0; i < s->n_subscriptions; i++) {
+        route_unsubscribed(s, s->subscriptions[i].filter);
         free(s->subscriptions[i].filter);
+    }
     free(s->subscriptions);
     s->subscriptions = NULL;
     s->n_subscriptions = 0;

@@ -208,13 +208,33 @@ static int check_custom(struct topic_info *out, const char *device_id, struct te
                            "The name of a custom topic has 1 to 64 letters, digits, _ and /.");
 }
 
+/* $oc/m2m/to/<other>/from/<own id>[/…]: its own id cannot be another's. */
+static bool is_own_m2m(const char *device_id, struct text rest)
+{
+    const char *slash;
+    if (!skip_word(&rest, "$oc/m2m/to/") || !(slash = memchr(rest.p, '/', rest.len)))
+        return false;
+    rest.len -= (size_t)(slash - rest.p);
+    rest.p = slash;
+    return skip_word(&rest, "/from/") && skip_word(&rest, device_id) &&
+           (rest.len == 0 || *rest.p == '/');
+}
+
 /* $oc/ and not below the device's own id. */
 static int check_foreign(struct topic_info *out, const char *device_id, struct text topic)
 {
     struct text rest = topic;
+    if (is_own_m2m(device_id, topic))
+        return 0;
+    if (skip_word(&rest, "$oc/m2m/"))
+        return refuse(out, "topic_m2m",
+                      "A device speaks to another on $oc/m2m/to/<its id>/from/<own id>/….");
+    if (skip_word(&rest, "$oc/broadcast/"))
+        return refuse(out, "topic_broadcast", "Only applications publish to $oc/broadcast/.");
     if (!skip_word(&rest, "$oc/devices/"))
         return refuse(out, "topic_not_offered",
-                      "Below $oc/ a device may publish to $oc/devices/<its own id>/ only.");
+                      "Below $oc/ a device may publish to $oc/devices/<its own id>/ and to "
+                      "$oc/m2m/ only.");
     const char *slash = memchr(rest.p, '/', rest.len);
     if (slash) {
         rest.len -= (size_t)(slash + 1 - rest.p);

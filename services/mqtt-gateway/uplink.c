@@ -9,6 +9,7 @@
 #include "services/mqtt-gateway/downlink.h"
 #include "services/mqtt-gateway/inflate.h"
 #include "services/mqtt-gateway/rate.h"
+#include "services/mqtt-gateway/route.h"
 #include "services/mqtt-gateway/topic.h"
 
 #define REPORT_MAX_BYTES (64U << 10)
@@ -16,7 +17,7 @@
 #define SAMPLE_BYTES     256
 #define KEEP_BYTES       (64U << 10) /* of the buffer for packing */
 
-enum record { RECORD_CONNECT, RECORD_PUBLISH, RECORD_REFUSED, RECORD_DISCONNECT };
+enum record { RECORD_CONNECT, RECORD_PUBLISH, RECORD_ROUTED, RECORD_REFUSED, RECORD_DISCONNECT };
 
 static void on_stored(int rc, void *arg);
 
@@ -173,6 +174,30 @@ static void refuse_size(struct session *s, const struct packet_publish *pub)
                               "Split the report into several of 64 KB at most." });
 }
 
+/* ---- what is said to other devices waits for its own record */
+
+static void keep_outgoing(struct session *s, const struct packet_publish *pub)
+{
+    struct outgoing *o = cw_malloc(sizeof *o + pub->topic.len + 1 + pub->len);
+    o->qos = pub->qos;
+    o->len = pub->len;
+    o->payload = o->topic + pub->topic.len + 1;
+    memcpy(o->topic, pub->topic.p, pub->topic.len);
+    o->topic[pub->topic.len] = '\0';
+    if (pub->len)
+        memcpy(o->payload, pub->payload, pub->len);
+    STAILQ_INSERT_TAIL(&s->outgoing, o, next);
+}
+
+static void let_go(struct session *s, bool stored)
+{
+    struct outgoing *o = STAILQ_FIRST(&s->outgoing);
+    STAILQ_REMOVE_HEAD(&s->outgoing, next);
+    if (stored)
+        route_publish(s, o->topic, o->payload, o->len, o->qos);
+    free(o);
+}
+
 static void accept_frame(struct session *s, const struct packet_publish *pub,
                          const struct topic_info *info)
 {
@@ -190,7 +215,10 @@ static void accept_frame(struct session *s, const struct packet_publish *pub,
     msg.topic = topic;
     msg.body = (ProtobufCBinaryData){ pub->len, (uint8_t *)pub->payload };
     const struct packed *p = pack(&msg);
-    append(s, RECORD_PUBLISH, pub->id, p);
+    bool routed = route_takes(pub->topic);
+    if (routed)
+        keep_outgoing(s, pub);
+    append(s, routed ? RECORD_ROUTED : RECORD_PUBLISH, pub->id, p);
     if (info->answer)
         downlink_answered(s, info->request_id, p->data, p->len);
 }
@@ -278,7 +306,9 @@ static void stored(struct session *s, enum record kind, uint16_t packet_id)
     if (kind == RECORD_CONNECT)
         return;
     cw_metric_add(m->in_flight, -1);
-    cw_metric_add(kind == RECORD_PUBLISH ? m->appended : m->refused, 1);
+    cw_metric_add(kind == RECORD_REFUSED ? m->refused : m->appended, 1);
+    if (kind == RECORD_ROUTED)
+        let_go(s, true);
     acknowledge(s, packet_id);
 }
 
@@ -298,6 +328,8 @@ static void canceled(struct session *s, enum record kind)
         cw_metric_add(m->in_flight, -1);
         cw_metric_add(m->in_doubt, 1);
     }
+    if (kind == RECORD_ROUTED)
+        let_go(s, false);
     if (s->conn && !s->gw->stopping)
         conn_end(s->conn, "log_in_doubt");
 }

@@ -74,7 +74,7 @@ void topic_read(struct topic *t, const char *text, const char *device_id)
     *t = (struct topic){ .kind = TOPIC_UNKNOWN };
     const char *rest = after(text, "$oc/devices/");
     if (!rest) {
-        if (strncmp(text, "$oc/", 4) != 0)
+        if (strncmp(text, "$oc/", 4) != 0 || strncmp(text, "$oc/m2m/", 8) == 0)
             t->kind = TOPIC_MESSAGE;
         return;
     }

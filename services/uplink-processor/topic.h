@@ -7,7 +7,7 @@
 enum topic_kind {
     TOPIC_UNKNOWN, /* a system topic that nobody here understands */
     TOPIC_REPORT,
-    TOPIC_MESSAGE,          /* messages/up, user topics, and whatever does not begin with $oc */
+    TOPIC_MESSAGE, /* messages/up, user topics, $oc/m2m, and whatever does not begin with $oc */
     TOPIC_COMMAND_RESPONSE, /* also of properties/set and properties/get */
     TOPIC_CHILDREN,         /* a gateway reports for its children */
     TOPIC_SHADOW_GET,

@@ -5,7 +5,8 @@
  * services/mqtt-gateway/uplink.c services/mqtt-gateway/auth.c services/mqtt-gateway/downlink.c
  * services/mqtt-gateway/takeover.c services/mqtt-gateway/peers.c services/mqtt-gateway/packet.c
  * services/mqtt-gateway/topic.c services/mqtt-gateway/client_id.c
- * services/mqtt-gateway/subscriptions.c services/mqtt-gateway/inflate.c */
+ * services/mqtt-gateway/subscriptions.c services/mqtt-gateway/inflate.c
+ * services/mqtt-gateway/route.c */
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -276,6 +277,9 @@ static const char *const topics[] = {
     "$oc/devices/dev-0/user/own",
     "$oc/devices/dev-0/sys/commands/request_id=r1",
     "plain/topic",
+    "+/topic",
+    "#",
+    "other/topic",
     "$oc/devices/dev-0/#",
 };
 #define TOPIC(n) topics[(n) % (sizeof topics / sizeof *topics)]
@@ -471,6 +475,8 @@ static void step(void)
 
 static void after_step(void)
 {
+    world_spin();
+    world_route();
     world_spin();
     for (size_t i = 0; i < PEERS; i++) {
         hear(&peers[i]);

@@ -275,6 +275,15 @@ struct cw_bus_sub {
     void *arg;
 };
 
+/* What devices said to each other and has not arrived yet. */
+struct routed {
+    struct routed *next;
+    char subject[420];
+    void *data;
+    size_t len;
+};
+static struct routed *routed;
+
 struct cw_bus_request *world_requests;
 static struct cw_bus the_bus;
 static struct cw_bus_sub *subs;
@@ -297,9 +306,48 @@ void cw_bus_unwatch(struct cw_bus *bus, void (*cb)(bool connected, void *arg), v
 int cw_bus_publish(struct cw_bus *bus, const char *subject, const char *reply, const void *data,
                    size_t len)
 {
-    (void)reply, (void)data;
+    (void)reply;
     fuzz_check(*subject && len < (8U << 20));
+    if (bus->connected && strncmp(subject, "route.", 6) == 0) {
+        struct routed **last = &routed, *r = cw_calloc(1, sizeof *r);
+        snprintf(r->subject, sizeof r->subject, "%s", subject);
+        r->data = cw_memdup(data, len);
+        r->len = len;
+        while (*last)
+            last = &(*last)->next;
+        *last = r;
+    }
     return bus->connected ? 0 : -ENOTCONN;
+}
+
+/* To each subscription that the subject fits, as long as it is there. */
+static void route_one(const struct routed *r)
+{
+    unsigned before = 0;
+    for (bool found = true; found; before++) {
+        unsigned n = 0;
+        found = false;
+        for (struct cw_bus_sub *s = subs; s; s = s->next)
+            if (strcmp(s->subject, r->subject) == 0 || strcmp(s->subject, "route.*") == 0)
+                if (n++ == before) {
+                    s->cb(&(struct cw_bus_msg){ .subject = r->subject,
+                                                .data = r->data,
+                                                .len = r->len },
+                          s->arg);
+                    found = true;
+                    break;
+                }
+    }
+}
+
+void world_route(void)
+{
+    for (struct routed *r; (r = routed);) {
+        routed = r->next;
+        route_one(r);
+        free(r->data);
+        free(r);
+    }
 }
 
 struct cw_bus_sub *cw_bus_subscribe(struct cw_bus *bus, const char *subject, const char *queue,
@@ -448,6 +496,7 @@ void world_open(void)
 
 void world_close(void)
 {
+    world_route();
     fuzz_check(!subs && !world_requests);
     struct happening *h, *next;
     HASH_ITER(hh, happenings, h, next)

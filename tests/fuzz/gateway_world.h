@@ -43,6 +43,8 @@ extern struct cw_bus_request *world_requests;
 void world_answer(struct cw_bus_request *r, int rc, const void *data, size_t len);
 /* A message for the subscription whose subject begins so. */
 void world_deliver(const char *subject, const char *reply, const void *data, size_t len);
+/* What devices said to each other arrives. */
+void world_route(void);
 void world_connect(bool connected);
 
 /* Everything that can happen now happens. Ends the process when that never ends. */
