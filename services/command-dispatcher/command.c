@@ -242,6 +242,10 @@ static void on_downlink(int rc, const Causeway__DownlinkReply *reply, void *arg)
         refuse(cmd, CW_E_OFFLINE, "the device has just disconnected");
     else if (cmd->call && cmd->outcome == CAUSEWAY__DOWNLINK_OUTCOME__DOWNLINK_BUSY)
         refuse(cmd, CW_E_RATE, "the device has too much unacknowledged");
+    else if (cmd->call && cmd->outcome == CAUSEWAY__DOWNLINK_OUTCOME__DOWNLINK_REJECTED)
+        refuse(cmd, CW_E_SYNC_TIMEOUT,
+               "the device refused it (MQTT 5), or takes no packet of its "
+               "size");
     free_if_over(cmd); /* else the answer or the timer ends it */
 }
 

@@ -1,6 +1,7 @@
 /* Rows of a kind, by the names of their columns: id, device_key, root_key, root_id, device_id,
  * partition, topic, needs_subscription, title, payload, status, kept, attempts, wakes, created_ms,
- * overdue, replaced, due, node_id, app_id, product_key, product_id, gateway, session_no. */
+ * overdue, replaced, due, properties, node_id, app_id, product_key, product_id, gateway,
+ * session_no. */
 #include "services/command-dispatcher/queue.h"
 
 #include <errno.h>
@@ -195,6 +196,10 @@ static const struct {
     [CAUSEWAY__DOWNLINK_OUTCOME__DOWNLINK_NOT_SUBSCRIBED] = { ON_REFUSED, "IOTDA.014112",
                                                               "The device has not subscribed the "
                                                               "topic." },
+    [CAUSEWAY__DOWNLINK_OUTCOME__DOWNLINK_REJECTED] = { ON_REFUSED, "IOTDA.014111",
+                                                        "The device refused it (MQTT 5), or takes "
+                                                        "no "
+                                                        "packet of its size." },
     [CAUSEWAY__DOWNLINK_OUTCOME__DOWNLINK_BUSY] = { ON_NO_ROOM, "IOTDA.014111",
                                                     "The device has too much unacknowledged." },
 };
@@ -292,9 +297,45 @@ static void set_plan(const struct queue_item *it, Causeway__Downlink *down)
     down->resends = (uint32_t)(d->message_ms / d->resend_ms - 1);
 }
 
+#define USER_PROPERTIES_MAX 20
+
+/* What the application gave its message for devices that speak MQTT 5; borrowed from json. */
+struct extras {
+    Causeway__Pair pairs[USER_PROPERTIES_MAX], *list[USER_PROPERTIES_MAX];
+};
+
+static void set_properties(Causeway__Downlink *down, struct extras *x, const json_t *json)
+{
+    const char *correlation = cw_json_text(json, "correlation_data");
+    const char *response = cw_json_text(json, "response_topic");
+    size_t i;
+    json_t *pair;
+    if (response)
+        down->response_topic = (char *)response;
+    if (correlation)
+        down->correlation_data =
+            (ProtobufCBinaryData){ strlen(correlation), (uint8_t *)correlation };
+    down->user_properties = x->list;
+    json_array_foreach(json_object_get(json, "user_properties"), i, pair)
+    {
+        const char *name = cw_json_text(pair, "prop_key"), *v = cw_json_text(pair, "prop_value");
+        if (i >= USER_PROPERTIES_MAX || !name)
+            continue;
+        Causeway__Pair *p = x->list[down->n_user_properties] = &x->pairs[down->n_user_properties];
+        causeway__pair__init(p);
+        p->name = (char *)name;
+        p->value = (char *)(v ? v : "");
+        down->n_user_properties++;
+    }
+}
+
 static void send_down(struct queue_item *it, const PGresult *res, int row)
 {
     Causeway__Downlink down = CAUSEWAY__DOWNLINK__INIT;
+    struct extras extras;
+    struct cw_json_error err;
+    const char *text = cw_db_str(res, row, "properties");
+    json_t *properties = text ? cw_json_parse(text, strlen(text), &err) : NULL;
     size_t len;
     uint8_t *payload = PQunescapeBytea((const unsigned char *)cw_db_str(res, row, "payload"), &len);
     down.kind = CAUSEWAY__DOWNLINK_KIND__DOWNLINK_PUBLISH;
@@ -306,9 +347,11 @@ static void send_down(struct queue_item *it, const PGresult *res, int row)
     down.request_id = it->id;
     down.needs_subscription = is_true(res, row, "needs_subscription");
     set_plan(it, &down);
+    set_properties(&down, &extras, properties);
     it->asked =
         downlink_ask(it->queue->d, cw_db_str(res, row, "gateway"), &down, on_downlink, it) == 0;
     PQfreemem(payload);
+    json_decref(properties);
     if (!it->asked)
         item_free(it); /* NATS is away: a later sweep sends it */
 }

@@ -85,9 +85,10 @@ const struct queue_kind kind_message = {
     .code = "message_failed",
     .metric = "causeway_messages_total",
     .metric_help = "Messages by status they came to",
-    .heads = { "message_heads", HEADS("message", "message_id", "'PENDING'",
-                                      "m.name AS title, m.kept, m.replaced, NOT m.system_topic AS "
-                                      "needs_subscription") },
+    .heads = { "message_heads",
+               HEADS("message", "message_id", "'PENDING'",
+                     "m.name AS title, m.kept, m.replaced, m.properties, NOT m.system_topic AS "
+                     "needs_subscription") },
     .park = { "message_park", PARK("message", "message_id", "'PENDING'") },
     .store = { "message_store", STORE("message", "message_id") },
     .event = CAUSEWAY__EVENT_KIND__EVENT_MESSAGE_STATUS,
@@ -127,9 +128,10 @@ const struct queue_kind kind_async = {
     .code = "command_failed",
     .metric = "causeway_async_commands_total",
     .metric_help = "Asynchronous commands by status they came to",
-    .heads = { "async_heads", HEADS("async_command", "command_id", "'PENDING', 'SENT'",
-                                    "NULL AS title, m.send_strategy = 'delay' AS kept,"
-                                    " false AS replaced, false AS needs_subscription") },
+    .heads = { "async_heads",
+               HEADS("async_command", "command_id", "'PENDING', 'SENT'",
+                     "NULL AS title, NULL AS properties, m.send_strategy = 'delay' AS kept,"
+                     " false AS replaced, false AS needs_subscription") },
     .park = { "async_park", PARK("async_command", "command_id", "'PENDING', 'SENT'") },
     .store = { "async_store", STORE("async_command", "command_id") },
     .event = CAUSEWAY__EVENT_KIND__EVENT_COMMAND_STATUS,

@@ -133,7 +133,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
         c->packet_ms = c->packet_ms ? c->heard_ms : 0;
         conn_arm(c);
     } else if (l.cause)
-        conn_end(c, l.cause);
+        conn_dismiss(c, l.cause, conn_reason(l.cause), NULL);
     else
         conn_resume(c, PAUSE_RATE);
 }
@@ -168,7 +168,10 @@ void conn_await(struct conn *c)
 void conn_accept(struct conn *c, struct session *s)
 {
     c->session = s;
-    packet_put_connack(conn_out(c), 0);
+    if (c->five)
+        packet_put_connack5(conn_out(c), REASON_SUCCESS, NULL, c->five->expires_now);
+    else
+        packet_put_connack(conn_out(c), 0);
     conn_move(c, ON_ACCEPTED);
     conn_resume(c, PAUSE_CHECK);
     conn_arm(c);
@@ -176,7 +179,17 @@ void conn_accept(struct conn *c, struct session *s)
 
 void conn_refuse(struct conn *c, uint8_t code)
 {
+    if (c->five) {
+        conn_refuse5(c, conn_refusal(code));
+        return;
+    }
     packet_put_connack(conn_out(c), code);
+    conn_last_word(c);
+}
+
+void conn_refuse5(struct conn *c, enum reason reason)
+{
+    packet_put_connack5(conn_out(c), (uint8_t)reason, NULL, false);
     conn_last_word(c);
 }
 
@@ -190,6 +203,8 @@ void conn_leave(struct conn *c)
 void conn_last_word(struct conn *c)
 {
     conn_move(c, ON_LAST_WORD);
+    if (c->five && c->reason)
+        packet_put_disconnect(conn_out(c), c->reason, NULL);
     conn_out(c);
     event_add(&c->read, NULL); /* to see the peer's end; closing on unread bytes would reset */
     conn_arm(c);
@@ -244,6 +259,7 @@ static void free_dead(struct gateway *gw)
         LIST_REMOVE(c, link);
         cw_buf_free(&c->in);
         cw_buf_free(&c->out);
+        conn_five_free(c);
         free(c);
     }
 }

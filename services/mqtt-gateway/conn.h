@@ -40,6 +40,20 @@ enum {
 
 struct auth_entry;
 
+#define ALIASES_MAX 100 /* topics that one connection may have aliases for */
+
+/* What a connection of MQTT 5 has besides. */
+struct conn5 {
+    uint32_t max_packet;  /* that the device takes; 0: any */
+    uint16_t receive_max; /* QoS 1 on their way to it at once */
+    uint16_t n_aliases;
+    bool expires_now; /* it asked for a session that outlives the connection, which none does */
+    struct alias {
+        char *topic;
+        uint16_t alias;
+    } * aliases;
+};
+
 struct conn {
     LIST_ENTRY(conn) link, dirty;
     struct gateway *gw;
@@ -55,8 +69,11 @@ struct conn {
     int64_t timer_ms;                      /* when timer fires, 0: not armed */
     int64_t messages_due_us, bytes_due_us; /* rate.h */
     int64_t keep_alive_ms;                 /* one and a half of what the device stated */
+    struct conn5 *five;                    /* NULL: an older version */
     int fd;
     uint8_t state, pauses;
+    uint8_t level;  /* of its CONNECT, 0 before it */
+    uint8_t reason; /* of the DISCONNECT that is its last word, with MQTT 5; 0: none */
     bool is_dirty;
 };
 
@@ -73,6 +90,10 @@ const char *conn_state_name(enum conn_state state);
 void conn_move(struct conn *c, enum conn_event ev);
 /* Sees to it that the timer fires for whatever is due next. */
 void conn_arm(struct conn *c);
+
+/* conn_five.c */
+void conn_five_free(struct conn *c);
+enum reason conn_refusal(uint8_t code); /* of a CONNACK code of 3.1.1 */
 
 /* conn_io.c: the events of the socket, and what they lead to. */
 void conn_on_readable(evutil_socket_t fd, short what, void *conn);
@@ -95,8 +116,19 @@ void conn_count_pauses(struct conn *c, unsigned reasons, int delta);
 void conn_await(struct conn *c);
 /* CONNACK 0; the session hangs on the connection from now on. */
 void conn_accept(struct conn *c, struct session *s);
-/* CONNACK code, then the end. */
+/* CONNACK code (of 3.1.1; MQTT 5 has its own for each), then the end. */
 void conn_refuse(struct conn *c, uint8_t code);
+void conn_refuse5(struct conn *c, enum reason reason);
+/* CONNECT was read: what MQTT 5 says in it. */
+void conn_speak(struct conn *c, const struct packet_connect *connect);
+/* The reason of MQTT 5 for the cause of an end. */
+enum reason conn_reason(const char *cause);
+/* Ends it for something that the device did: with MQTT 5 it is told, by DISCONNECT, which (text for
+ * a person, or NULL). */
+void conn_dismiss(struct conn *c, const char *cause, enum reason reason, const char *text);
+/* Replaces an alias of MQTT 5 by its topic, or takes it up; NULL or why not (*reason says it too).
+ */
+const char *conn_alias(struct conn *c, struct packet_publish *pub, enum reason *reason);
 /* Reads no more; conn_last_word() or leave_ms ends it. */
 void conn_leave(struct conn *c);
 /* Writes what waits, then closes. */

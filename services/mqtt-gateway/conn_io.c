@@ -57,11 +57,12 @@ static size_t take_packets(struct conn *c, const char *data, size_t len)
     size_t used = 0;
     while (used < len && !c->pauses && conn_listens(c->state)) {
         struct packet p;
-        ssize_t n = packet_read(&p, data + used, len - used);
+        ssize_t n = packet_read(&p, c->level, data + used, len - used);
         if (n == 0)
             break;
         if (n > 0 && !conn_takes(c->state, p.type)) {
             p.fault = "a packet that may not come now";
+            p.reason = REASON_PROTOCOL;
             n = -EPROTO;
         }
         if (n < 0) {

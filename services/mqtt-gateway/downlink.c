@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "services/mqtt-gateway/packet_props.h"
 #include "services/mqtt-gateway/topic.h"
 
 #define UNACKED_MAX    64
@@ -113,34 +114,80 @@ static uint16_t next_id(struct session *s)
     return s->next_packet_id;
 }
 
-static void send_acked(struct session *s, const Causeway__Downlink *msg, const char *reply)
+/* What goes down, and how often. */
+struct sending {
+    struct outbound o; /* without its id */
+    const char *reply; /* NULL: nobody asks */
+    int64_t deadline_ms;
+    uint32_t resend_ms, resends;
+};
+
+/* Within a connection MQTT 5 sends nothing twice (4.4); what is not acknowledged is told so. */
+static void send_acked(struct session *s, struct sending *what)
 {
-    struct text topic = { msg->topic, strlen(msg->topic) };
     struct downlink *d = cw_calloc(1, sizeof *d);
-    int64_t left_ms = msg->deadline_ms ? msg->deadline_ms - cw_now_ms() : NO_DEADLINE_MS;
+    int64_t left_ms = what->deadline_ms ? what->deadline_ms - cw_now_ms() : NO_DEADLINE_MS;
+    bool again = what->resend_ms && !s->conn->five;
     d->session = s;
     d->timer = evtimer_new(s->gw->base, on_unacked, d);
-    d->reply = reply ? cw_strdup(reply) : NULL;
+    d->reply = what->reply ? cw_strdup(what->reply) : NULL;
     d->written_ms = cw_now_ms();
     d->until_ms = cw_mono_ms() + left_ms;
-    d->resend_ms = msg->resend_ms;
-    d->attempts_max = msg->resend_ms ? msg->resends + 1 : 1;
-    d->id = next_id(s);
-    packet_put_publish(&d->packet, topic, msg->payload.data, msg->payload.len, 1, d->id);
+    d->resend_ms = again ? what->resend_ms : 0;
+    d->attempts_max = again ? what->resends + 1 : 1;
+    d->id = what->o.id = next_id(s);
+    packet_put_publish(&d->packet, &what->o);
     LIST_INSERT_HEAD(&s->downlinks, d, link);
     s->n_downlinks++;
     write_once(d);
 }
 
-static void send_plain(struct session *s, const Causeway__Downlink *msg, const char *reply)
+static void send_plain(struct session *s, const struct sending *what)
 {
-    struct text topic = { msg->topic, strlen(msg->topic) };
     Causeway__DownlinkReply r = CAUSEWAY__DOWNLINK_REPLY__INIT;
-    packet_put_publish(conn_out(s->conn), topic, msg->payload.data, msg->payload.len, 0, 0);
+    packet_put_publish(conn_out(s->conn), &what->o);
     r.outcome = OUTCOME(WRITTEN);
     r.written_ms = cw_now_ms();
     r.attempts = 1;
-    downlink_reply(s->gw, reply, &r);
+    downlink_reply(s->gw, what->reply, &r);
+}
+
+static bool has_room(const struct session *s)
+{
+    const struct conn5 *five = s->conn->five;
+    unsigned most = five && five->receive_max < UNACKED_MAX ? five->receive_max : UNACKED_MAX;
+    return s->n_downlinks < most && s->conn->out.len <= OUT_MAX_BYTES;
+}
+
+static bool fits(const struct session *s, const struct outbound *o)
+{
+    const struct conn5 *five = s->conn->five;
+    return !five || !five->max_packet || packet_publish_size(o) <= five->max_packet;
+}
+
+static void send_out(struct session *s, struct sending *what)
+{
+    if (what->o.qos)
+        send_acked(s, what);
+    else
+        send_plain(s, what);
+}
+
+bool downlink_deliver(struct session *s, const Causeway__Routed *r, uint8_t qos)
+{
+    struct sending what = { .o = { .topic = { r->topic, strlen(r->topic) },
+                                   .payload = r->payload.data,
+                                   .len = r->payload.len,
+                                   .level = s->conn->level,
+                                   .qos = qos },
+                            .deadline_ms = cw_now_ms() + DELIVER_MS,
+                            .resend_ms = RESEND_MS,
+                            .resends = DELIVER_MS / RESEND_MS - 1 };
+    what.o.props = (struct text){ (const char *)r->properties.data, r->properties.len };
+    if (!has_room(s) || !fits(s, &what.o))
+        return false;
+    send_out(s, &what);
+    return true;
 }
 
 /* ---- who waits for answers */
@@ -194,27 +241,43 @@ static struct session *find(struct gateway *gw, const Causeway__Downlink *msg)
     return s && s->conn && (!msg->session_no || msg->session_no == s->session_no) ? s : NULL;
 }
 
-static bool has_room(const struct session *s)
+/* Of MQTT 5: what an application gave its message. */
+static void put_props(struct cw_buf *to, const Causeway__Downlink *msg)
 {
-    return s->n_downlinks < UNACKED_MAX && s->conn->out.len <= OUT_MAX_BYTES;
+    if (*msg->response_topic)
+        packet_prop_put(to, PROP_RESPONSE_TOPIC, 0,
+                        (struct text){ msg->response_topic, strlen(msg->response_topic) });
+    if (msg->correlation_data.len)
+        packet_prop_put(
+            to, PROP_CORRELATION, 0,
+            (struct text){ (const char *)msg->correlation_data.data, msg->correlation_data.len });
+    for (size_t i = 0; i < msg->n_user_properties; i++)
+        packet_user_property_put(to, msg->user_properties[i]->name, msg->user_properties[i]->value);
 }
 
-bool downlink_deliver(struct session *s, struct text topic, const void *payload, size_t len,
-                      uint8_t qos)
+static void publish_to(struct session *s, const Causeway__Downlink *msg, const char *reply,
+                       uint8_t qos)
 {
-    Causeway__Downlink msg = CAUSEWAY__DOWNLINK__INIT;
-    if (!has_room(s))
-        return false;
-    msg.topic = (char *)topic.p;
-    msg.payload = (ProtobufCBinaryData){ len, (uint8_t *)payload };
-    msg.deadline_ms = cw_now_ms() + DELIVER_MS;
-    msg.resend_ms = RESEND_MS;
-    msg.resends = DELIVER_MS / RESEND_MS - 1;
-    if (qos)
-        send_acked(s, &msg, NULL);
-    else
-        send_plain(s, &msg, NULL);
-    return true;
+    struct cw_buf props = { 0 };
+    struct sending what = { .o = { .topic = { msg->topic, strlen(msg->topic) },
+                                   .payload = msg->payload.data,
+                                   .len = msg->payload.len,
+                                   .level = s->conn->level,
+                                   .qos = qos },
+                            .reply = reply,
+                            .deadline_ms = msg->deadline_ms,
+                            .resend_ms = msg->resend_ms,
+                            .resends = msg->resends };
+    if (s->conn->five)
+        put_props(&props, msg);
+    what.o.props = (struct text){ props.data, props.len };
+    if (!fits(s, &what.o))
+        reply_plain(s->gw, reply, OUTCOME(REJECTED));
+    else {
+        await_answer(s, msg);
+        send_out(s, &what);
+    }
+    cw_buf_free(&props);
 }
 
 static void on_publish(struct gateway *gw, const Causeway__Downlink *msg, const char *reply)
@@ -225,7 +288,7 @@ static void on_publish(struct gateway *gw, const Causeway__Downlink *msg, const 
         reply_plain(gw, reply, OUTCOME(NO_SESSION));
         return;
     }
-    int granted = subscription_match(s, topic);
+    int granted = subscription_match(s, topic, false);
     if (granted < 0 && (msg->needs_subscription || !topic_is_system_down(s->device_id, topic))) {
         reply_plain(gw, reply, OUTCOME(NOT_SUBSCRIBED));
         return;
@@ -234,11 +297,7 @@ static void on_publish(struct gateway *gw, const Causeway__Downlink *msg, const 
         reply_plain(gw, reply, OUTCOME(BUSY));
         return;
     }
-    await_answer(s, msg);
-    if (msg->qos && granted != 0)
-        send_acked(s, msg, reply);
-    else
-        send_plain(s, msg, reply);
+    publish_to(s, msg, reply, msg->qos && granted != 0);
 }
 
 static void on_close(struct gateway *gw, const Causeway__Downlink *msg, const char *reply)
@@ -291,12 +350,12 @@ static void on_downlink(const struct cw_bus_msg *bus_msg, void *arg)
     causeway__downlink__free_unpacked(msg, NULL);
 }
 
-void downlink_acked(struct session *s, uint16_t packet_id)
+void downlink_acked(struct session *s, uint16_t packet_id, uint8_t reason)
 {
     struct downlink *d;
     LIST_FOREACH(d, &s->downlinks, link)
     if (d->id == packet_id) {
-        finish(d, OUTCOME(ACKED));
+        finish(d, reason < REASON_UNSPECIFIED ? OUTCOME(ACKED) : OUTCOME(REJECTED));
         return;
     }
 }

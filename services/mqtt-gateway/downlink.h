@@ -5,12 +5,11 @@
 
 /* Serves what others ask; each gets one outcome, unless the process ends before. */
 void downlinks_open(struct gateway *gw);
-/* To a device that is here, as sent by another one; nobody is told what becomes of it. topic ends
- * with NUL. False: too much is unacknowledged or unread. */
-bool downlink_deliver(struct session *s, struct text topic, const void *payload, size_t len,
-                      uint8_t qos);
-/* The device's PUBACK. */
-void downlink_acked(struct session *s, uint16_t packet_id);
+/* To a device that is here, as sent by another one; nobody is told what becomes of it. False: too
+ * much is unacknowledged or unread, or it does not take packets of that size. */
+bool downlink_deliver(struct session *s, const Causeway__Routed *r, uint8_t qos);
+/* The device's PUBACK; reason: of MQTT 5, from 0x80 on it does not take it. */
+void downlink_acked(struct session *s, uint16_t packet_id, uint8_t reason);
 /* The session ends: what is unacknowledged is answered CLOSED. */
 void downlinks_drop(struct session *s);
 /* A copy of an answer for whoever waits for this request id. */

@@ -10,7 +10,6 @@
 
 /* Codes of CONNACK, MQTT 3.1.1 3.2.2.3. */
 enum { REFUSED_VERSION = 1, REFUSED_ID = 2, REFUSED_AWAY = 3 };
-#define SUBACK_REFUSED 0x80
 
 static void notice(const struct session *s, enum cw_layer layer, const char *code,
                    const char *reason, const char *next_step, const char *sample)
@@ -36,15 +35,32 @@ static void refuse_connect(struct conn *c, const char *device_id, const char *co
     conn_refuse(c, REFUSED_ID);
 }
 
+/* What MQTT 5 lets a CONNECT ask for, and the gateway does not offer (3.1.2.11.9, 3.2.2.3.4 and 5).
+ */
+static enum reason not_offered(const struct packet_connect *con)
+{
+    if (con->level < LEVEL_5)
+        return REASON_SUCCESS;
+    if (con->props.auth_method)
+        return REASON_AUTH_METHOD;
+    if (con->has_will && con->will_qos > 1)
+        return REASON_QOS;
+    return con->has_will && con->will_retain ? REASON_RETAIN : REASON_SUCCESS;
+}
+
 static void on_connect(struct conn *c, struct packet *p)
 {
     const struct packet_connect *con = &p->connect;
     const struct gateway_settings *set = &c->gw->set;
     struct client_id id;
+    conn_speak(c, con);
+    enum reason unoffered = not_offered(con);
     const char *wrong = client_id_read(&id, con->client_id, con->user);
     int64_t keep_alive_ms = con->keep_alive_s * 1000LL;
     if (c->gw->draining)
         conn_refuse(c, REFUSED_AWAY);
+    else if (unoffered)
+        conn_refuse5(c, unoffered);
     else if (wrong)
         refuse_connect(c, id.device_id, "client_id", wrong,
                        "Use the client id <device id>_0_<sign type>_<YYYYMMDDHH> and the device id "
@@ -66,7 +82,15 @@ static void on_publish(struct conn *c, struct packet *p)
     if (p->publish.qos == 2) {
         notice(s, CW_LAYER_CONNECT, "qos2", "A PUBLISH with QoS 2; its connection was closed.",
                "Publish with QoS 0 or 1.", NULL);
-        conn_end(c, "qos2");
+        conn_dismiss(c, "qos2", REASON_QOS, NULL);
+        return;
+    }
+    enum reason reason;
+    const char *wrong = conn_alias(c, &p->publish, &reason);
+    if (wrong) {
+        notice(s, CW_LAYER_CONNECT, "topic_alias", wrong,
+               "Give each alias a topic first, and 100 of them at most.", NULL);
+        conn_dismiss(c, "topic_alias", reason, wrong);
         return;
     }
     int64_t now_us = c->heard_ms * 1000;
@@ -78,47 +102,69 @@ static void on_publish(struct conn *c, struct packet *p)
     }
 }
 
-static void on_puback(struct conn *c, struct packet *p) { downlink_acked(c->session, p->id); }
+static void on_puback(struct conn *c, struct packet *p)
+{
+    downlink_acked(c->session, p->answer.id, p->answer.reason);
+}
 
-static uint8_t subscribe(struct session *s, struct text filter, uint8_t qos)
+/* Before MQTT 5 there is one code for all. */
+static uint8_t refusal(const struct session *s, enum reason reason)
+{
+    return s->conn->five ? (uint8_t)reason : REASON_UNSPECIFIED;
+}
+
+static uint8_t refuse_filter(const struct session *s, int rc, struct text filter)
 {
     char sample[256];
-    uint8_t granted = qos > 1 ? 1 : qos;
-    int rc = topic_check_filter(s->device_id, filter);
-    if (rc == 0)
-        rc = subscription_add(s, filter, granted);
-    if (rc == 0)
-        return granted;
     snprintf(sample, sizeof sample, "%.*s", (int)(filter.len < 200 ? filter.len : 200), filter.p);
-    if (rc == -ENOSPC)
+    if (rc == -ENOSPC) {
         notice(s, CW_LAYER_TOPIC, "subscriptions", "More than 100 subscriptions.",
                "Subscribe less; system topics arrive without a subscription.", sample);
-    else if (rc == -EINVAL)
+        return refusal(s, REASON_QUOTA);
+    }
+    if (rc == -EINVAL) {
         notice(s, CW_LAYER_TOPIC, "subscribe_filter", "A topic filter with misplaced wildcards.",
                "Let + stand for a whole level and # for the last ones.", sample);
-    else
-        notice(s, CW_LAYER_TOPIC, "subscribe_refused", "The device may not receive this topic.",
-               "Subscribe topics below $oc/devices/<its own id>/ that the platform sends.", sample);
-    return SUBACK_REFUSED;
+        return refusal(s, REASON_FILTER);
+    }
+    notice(s, CW_LAYER_TOPIC, "subscribe_refused", "The device may not receive this topic.",
+           "Subscribe topics below $oc/devices/<its own id>/ that the platform sends.", sample);
+    return refusal(s, strncmp(sample, "$share/", 7) == 0 ? REASON_SHARED : REASON_NOT_AUTHORIZED);
+}
+
+static uint8_t subscribe(struct session *s, const struct packet_filter *f)
+{
+    uint8_t granted = f->qos > 1 ? 1 : f->qos;
+    int rc = topic_check_filter(s->device_id, f->filter);
+    if (rc == 0)
+        rc = subscription_add(s, f, granted);
+    return rc == 0 ? granted : refuse_filter(s, rc, f->filter);
 }
 
 static void on_subscribe(struct conn *c, struct packet *p)
 {
-    uint8_t codes[PACKET_FILTERS_MAX], qos;
-    struct text filter;
+    uint8_t codes[PACKET_FILTERS_MAX];
+    struct packet_filter filter;
     size_t n = 0;
-    while (packet_filter(&p->filters, &filter, &qos))
-        codes[n++] = subscribe(c->session, filter, qos);
-    packet_put_suback(conn_out(c), p->filters.id, codes, n);
+    if (p->filters.subscription_id) {
+        conn_dismiss(c, "protocol_error", REASON_SUBSCRIPTION_ID,
+                     "subscription identifiers are not offered");
+        return;
+    }
+    while (packet_filter(&p->filters, &filter))
+        codes[n++] = subscribe(c->session, &filter);
+    packet_put_codes(conn_out(c), c->level, PACKET_SUBACK, p->filters.id, codes, n);
 }
 
 static void on_unsubscribe(struct conn *c, struct packet *p)
 {
-    struct text filter;
-    uint8_t qos;
-    while (packet_filter(&p->filters, &filter, &qos))
-        subscription_remove(c->session, filter);
-    packet_put_ack(conn_out(c), PACKET_UNSUBACK, p->filters.id);
+    uint8_t codes[PACKET_FILTERS_MAX];
+    struct packet_filter filter;
+    size_t n = 0;
+    while (packet_filter(&p->filters, &filter))
+        codes[n++] = subscription_remove(c->session, filter.filter) ? REASON_SUCCESS
+                                                                    : REASON_NO_SUBSCRIPTION;
+    packet_put_codes(conn_out(c), c->level, PACKET_UNSUBACK, p->filters.id, codes, n);
 }
 
 static void on_pingreq(struct conn *c, struct packet *p)
@@ -149,10 +195,14 @@ void frame_refuse(struct conn *c, const struct packet *p, int rc)
         conn_refuse(c, REFUSED_VERSION);
         return;
     }
+    if (c->state == CONN_GREETING && p->type == PACKET_CONNECT && p->connect.level == LEVEL_5) {
+        conn_refuse5(c, p->reason); /* 3.1.4: it may be told why */
+        return;
+    }
     if (s && rc == -EMSGSIZE)
         uplink_oversize(s);
     else if (s)
         notice(s, CW_LAYER_CONNECT, "protocol_error", p->fault,
-               "Use a client library that speaks MQTT 3.1.1.", NULL);
-    conn_end(c, rc == -EMSGSIZE ? "oversize" : "protocol_error");
+               "Use a client library that speaks MQTT 3.1.1 or 5.", NULL);
+    conn_dismiss(c, rc == -EMSGSIZE ? "oversize" : "protocol_error", p->reason, p->fault);
 }

@@ -103,12 +103,12 @@ static void deliver(const struct route_entry *e, const Causeway__Routed *r)
 {
     struct text topic = { r->topic, strlen(r->topic) };
     struct session *s = e->session;
-    int granted = subscription_match(s, topic);
+    int granted = subscription_match(s, topic, r->device_key == s->device_key);
     s->routed_no = s->gw->routed_no;
     if (granted < 0 || !s->conn)
         return;
-    bool taken = downlink_deliver(s, topic, r->payload.data, r->payload.len,
-                                  (uint8_t)granted < r->qos ? (uint8_t)granted : (uint8_t)r->qos);
+    bool taken =
+        downlink_deliver(s, r, (uint8_t)granted < r->qos ? (uint8_t)granted : (uint8_t)r->qos);
     cw_metric_add(taken ? stat.delivered : stat.skipped, 1);
 }
 
@@ -154,17 +154,18 @@ static void on_routed(const struct cw_bus_msg *msg, void *arg)
 
 /* ---- what goes */
 
-bool route_publish(struct session *s, const char *topic, const void *payload, size_t len,
-                   uint8_t qos)
+bool route_publish(struct session *s, const struct outgoing *o)
 {
     char name[TOKEN_MAX] = "", subject[TOKEN_MAX + 8];
     Causeway__Routed r = CAUSEWAY__ROUTED__INIT;
     make_stats();
     r.app_id = (char *)s->app;
-    r.topic = (char *)topic;
-    r.payload = (ProtobufCBinaryData){ len, (uint8_t *)payload };
-    r.qos = qos;
-    name_key(name, key_of((struct text){ topic, strlen(topic) }));
+    r.device_key = s->device_key;
+    r.topic = (char *)o->topic;
+    r.payload = (ProtobufCBinaryData){ o->len, (uint8_t *)o->payload };
+    r.properties = (ProtobufCBinaryData){ o->props_len, (uint8_t *)o->props };
+    r.qos = o->qos;
+    name_key(name, key_of((struct text){ o->topic, strlen(o->topic) }));
     snprintf(subject, sizeof subject, "route.%s", name);
     size_t n = causeway__routed__get_packed_size(&r);
     uint8_t *packed = cw_malloc(n + 1);

@@ -11,8 +11,7 @@
 /* A topic that devices share. */
 bool route_takes(struct text topic);
 /* After the append of the sender's record. False: the bus is away. */
-bool route_publish(struct session *s, const char *topic, const void *payload, size_t len,
-                   uint8_t qos);
+bool route_publish(struct session *s, const struct outgoing *o);
 
 /* subscriptions.c: what s has subscribed, or no longer has. Others than of shared topics are let
  * pass. */

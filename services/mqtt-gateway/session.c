@@ -184,6 +184,8 @@ void session_leave(struct session *s, const char *cause)
         return;
     end(s, cause);
     if (s->conn)
+        s->conn->reason = (uint8_t)conn_reason(cause);
+    if (s->conn)
         conn_leave(s->conn);
 }
 

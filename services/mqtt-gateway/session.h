@@ -17,8 +17,8 @@ LIST_HEAD(answer_list, answer);
 struct outgoing {
     STAILQ_ENTRY(outgoing) next;
     uint8_t qos;
-    size_t len;
-    char *payload; /* behind the topic */
+    size_t len, props_len;
+    char *payload, *props; /* behind the topic; props: of MQTT 5, to be forwarded */
     char topic[];
 };
 STAILQ_HEAD(outgoing_list, outgoing);
@@ -29,11 +29,12 @@ LIST_HEAD(route_list, route_entry);
 struct subscription {
     char *filter;
     uint8_t qos;
+    bool no_local; /* not what the device itself has published (MQTT 5) */
 };
 
 /* What is in the log and not confirmed, in order: one entry a record. */
 struct pending {
-    uint32_t *ring; /* kind << 16 | packet id */
+    uint32_t *ring; /* kind << 24 | reason << 16 | packet id */
     uint32_t first, count, size;
 };
 
@@ -96,10 +97,11 @@ void sessions_close(struct gateway *gw); /* at the end of the process */
 void sessions_leave(struct gateway *gw, const char *cause);
 
 /* subscriptions.c. Each keeps a copy. -ENOSPC beyond 100. */
-int subscription_add(struct session *s, struct text filter, uint8_t qos);
-/* Without such a subscription nothing happens: UNSUBACK follows all the same (3.10.4). */
-void subscription_remove(struct session *s, struct text filter);
-/* The highest granted QoS of those that match, or -ENOENT. */
-int subscription_match(const struct session *s, struct text topic);
+int subscription_add(struct session *s, const struct packet_filter *filter, uint8_t qos);
+/* False: there was no such subscription; UNSUBACK follows all the same (3.10.4). */
+bool subscription_remove(struct session *s, struct text filter);
+/* The highest granted QoS of those that match, or -ENOENT. own: the device itself has published it.
+ */
+int subscription_match(const struct session *s, struct text topic, bool own);
 /* The session ends: none outlives it. */
 void subscriptions_free(struct session *s);

@@ -15,38 +15,40 @@ static struct subscription *find(const struct session *s, struct text filter)
     return NULL;
 }
 
-int subscription_add(struct session *s, struct text filter, uint8_t qos)
+int subscription_add(struct session *s, const struct packet_filter *filter, uint8_t qos)
 {
-    struct subscription *sub = find(s, filter);
+    struct subscription *sub = find(s, filter->filter);
     if (!sub) {
         if (s->n_subscriptions == SUBSCRIPTIONS_MAX)
             return -ENOSPC;
         s->subscriptions =
             cw_realloc(s->subscriptions, (s->n_subscriptions + 1U) * sizeof *s->subscriptions);
         sub = &s->subscriptions[s->n_subscriptions++];
-        sub->filter = cw_strndup(filter.p, filter.len);
+        sub->filter = cw_strndup(filter->filter.p, filter->filter.len);
         route_subscribed(s, sub->filter);
     }
     sub->qos = qos;
+    sub->no_local = filter->no_local;
     return 0;
 }
 
-void subscription_remove(struct session *s, struct text filter)
+bool subscription_remove(struct session *s, struct text filter)
 {
     struct subscription *sub = find(s, filter);
     if (!sub)
-        return;
+        return false;
     route_unsubscribed(s, sub->filter);
     free(sub->filter);
     *sub = s->subscriptions[--s->n_subscriptions];
+    return true;
 }
 
-int subscription_match(const struct session *s, struct text topic)
+int subscription_match(const struct session *s, struct text topic, bool own)
 {
     int qos = -ENOENT;
     for (size_t i = 0; i < s->n_subscriptions; i++) {
         const struct subscription *sub = &s->subscriptions[i];
-        if ((int)sub->qos > qos &&
+        if ((int)sub->qos > qos && !(own && sub->no_local) &&
             topic_matches((struct text){ sub->filter, strlen(sub->filter) }, topic))
             qos = sub->qos;
     }

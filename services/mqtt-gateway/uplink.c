@@ -8,6 +8,7 @@
 #include "libcommon/ids.h"
 #include "services/mqtt-gateway/downlink.h"
 #include "services/mqtt-gateway/inflate.h"
+#include "services/mqtt-gateway/packet_props.h"
 #include "services/mqtt-gateway/rate.h"
 #include "services/mqtt-gateway/route.h"
 #include "services/mqtt-gateway/topic.h"
@@ -38,7 +39,8 @@ static char *make_request_id(char out[CW_UUID_LEN])
     return out;
 }
 
-static void push(struct pending *p, enum record kind, uint16_t id)
+/* reason: of the PUBACK, with MQTT 5. */
+static void push(struct pending *p, enum record kind, uint8_t reason, uint16_t id)
 {
     if (p->count == p->size) {
         uint32_t size = p->size ? p->size * 2 : 4;
@@ -48,7 +50,7 @@ static void push(struct pending *p, enum record kind, uint16_t id)
         free(p->ring);
         *p = (struct pending){ .ring = ring, .count = p->count, .size = size };
     }
-    p->ring[(p->first + p->count++) % p->size] = (uint32_t)kind << 16 | id;
+    p->ring[(p->first + p->count++) % p->size] = (uint32_t)kind << 24 | (uint32_t)reason << 16 | id;
 }
 
 static uint32_t pop(struct pending *p)
@@ -92,9 +94,15 @@ static const struct packed *pack(const Causeway__Uplink *msg)
     return &b;
 }
 
+static void append_refusal(struct session *s, uint8_t reason, uint16_t id, const struct packed *p)
+{
+    push(&s->pending, RECORD_REFUSED, reason, id);
+    cw_log_append(s->gw->uplink, s->partition, p->data, p->len, on_stored, s);
+}
+
 static void append(struct session *s, enum record kind, uint16_t id, const struct packed *p)
 {
-    push(&s->pending, kind, id);
+    push(&s->pending, kind, 0, id);
     cw_log_append(s->gw->uplink, s->partition, p->data, p->len, on_stored, s);
 }
 
@@ -127,6 +135,7 @@ static void count_received(struct gateway *gw)
 
 struct refusal {
     enum cw_layer layer;
+    enum reason puback; /* with MQTT 5 */
     const char *code, *reason, *next_step;
 };
 
@@ -152,7 +161,7 @@ static void refuse(struct session *s, const struct packet_publish *pub, const st
     notice.sample = topic;
     notice.count = 1;
     notice.first_ms = notice.last_ms = msg.received_ms;
-    append(s, RECORD_REFUSED, pub->id, pack(&msg));
+    append_refusal(s, s->conn && s->conn->five ? (uint8_t)r->puback : 0, pub->id, pack(&msg));
 }
 
 static void refuse_topic(struct session *s, const struct packet_publish *pub,
@@ -161,7 +170,9 @@ static void refuse_topic(struct session *s, const struct packet_publish *pub,
     char next_step[TOPIC_NEAREST_LEN + 64] = "Publish to a topic of the device itself.";
     if (*info->nearest)
         snprintf(next_step, sizeof next_step, "Publish to %s.", info->nearest);
-    refuse(s, pub, &(struct refusal){ CW_LAYER_TOPIC, info->code, info->rule, next_step });
+    refuse(s, pub,
+           &(struct refusal){ CW_LAYER_TOPIC, REASON_NOT_AUTHORIZED, info->code, info->rule,
+                              next_step });
 }
 
 static void refuse_size(struct session *s, const struct packet_publish *pub)
@@ -170,7 +181,7 @@ static void refuse_size(struct session *s, const struct packet_publish *pub)
     snprintf(reason, sizeof reason, "The report has %zu bytes; %u are allowed.", pub->len,
              REPORT_MAX_BYTES);
     refuse(s, pub,
-           &(struct refusal){ CW_LAYER_DECODE, "oversize", reason,
+           &(struct refusal){ CW_LAYER_DECODE, REASON_QUOTA, "oversize", reason,
                               "Split the report into several of 64 KB at most." });
 }
 
@@ -178,10 +189,17 @@ static void refuse_size(struct session *s, const struct packet_publish *pub)
 
 static void keep_outgoing(struct session *s, const struct packet_publish *pub)
 {
-    struct outgoing *o = cw_malloc(sizeof *o + pub->topic.len + 1 + pub->len);
+    struct cw_buf props = { 0 };
+    packet_props_forward(&props, &pub->props);
+    struct outgoing *o = cw_malloc(sizeof *o + pub->topic.len + 1 + pub->len + props.len);
     o->qos = pub->qos;
     o->len = pub->len;
+    o->props_len = props.len;
     o->payload = o->topic + pub->topic.len + 1;
+    o->props = o->payload + pub->len;
+    if (props.len)
+        memcpy(o->props, props.data, props.len);
+    cw_buf_free(&props);
     memcpy(o->topic, pub->topic.p, pub->topic.len);
     o->topic[pub->topic.len] = '\0';
     if (pub->len)
@@ -194,7 +212,7 @@ static void let_go(struct session *s, bool stored)
     struct outgoing *o = STAILQ_FIRST(&s->outgoing);
     STAILQ_REMOVE_HEAD(&s->outgoing, next);
     if (stored)
-        route_publish(s, o->topic, o->payload, o->len, o->qos);
+        route_publish(s, o);
     free(o);
 }
 
@@ -227,7 +245,7 @@ static void refuse_gzip(struct session *s, const struct packet_publish *pub, int
 {
     refuse(s, pub,
            &(struct refusal){
-               CW_LAYER_DECODE, "gzip",
+               CW_LAYER_DECODE, REASON_PAYLOAD, "gzip",
                rc == -EMSGSIZE
                    ? "The payload inflates to more than 1 MB."
                    : "The topic says encoding=gzip; the payload is not one gzip member.",
@@ -290,13 +308,13 @@ void uplink_oversize(struct session *s)
 
 /* ---- what became of a record */
 
-static void acknowledge(struct session *s, uint16_t packet_id)
+static void acknowledge(struct session *s, uint16_t packet_id, uint8_t reason)
 {
     if (packet_id && s->conn)
-        packet_put_ack(conn_out(s->conn), PACKET_PUBACK, packet_id);
+        packet_put_ack(conn_out(s->conn), PACKET_PUBACK, packet_id, reason);
 }
 
-static void stored(struct session *s, enum record kind, uint16_t packet_id)
+static void stored(struct session *s, enum record kind, uint8_t reason, uint16_t packet_id)
 {
     struct gateway_metrics *m = &s->gw->m;
     if (kind == RECORD_DISCONNECT) {
@@ -309,7 +327,7 @@ static void stored(struct session *s, enum record kind, uint16_t packet_id)
     cw_metric_add(kind == RECORD_REFUSED ? m->refused : m->appended, 1);
     if (kind == RECORD_ROUTED)
         let_go(s, true);
-    acknowledge(s, packet_id);
+    acknowledge(s, packet_id, reason);
 }
 
 /* In doubt: never acknowledged, and nothing may come after it on this connection. */
@@ -331,7 +349,7 @@ static void canceled(struct session *s, enum record kind)
     if (kind == RECORD_ROUTED)
         let_go(s, false);
     if (s->conn && !s->gw->stopping)
-        conn_end(s->conn, "log_in_doubt");
+        conn_dismiss(s->conn, "log_in_doubt", conn_reason("log_in_doubt"), NULL);
 }
 
 static void on_stored(int rc, void *arg)
@@ -340,7 +358,7 @@ static void on_stored(int rc, void *arg)
     gateway_awake(s->gw);
     uint32_t e = pop(&s->pending);
     if (rc == 0)
-        stored(s, e >> 16, (uint16_t)e);
+        stored(s, e >> 24, (uint8_t)(e >> 16), (uint16_t)e);
     else
-        canceled(s, e >> 16);
+        canceled(s, e >> 24);
 }

@@ -6,7 +6,8 @@
  * services/mqtt-gateway/takeover.c services/mqtt-gateway/peers.c services/mqtt-gateway/packet.c
  * services/mqtt-gateway/topic.c services/mqtt-gateway/client_id.c
  * services/mqtt-gateway/subscriptions.c services/mqtt-gateway/inflate.c
- * services/mqtt-gateway/route.c */
+ * services/mqtt-gateway/route.c services/mqtt-gateway/packet_props.c
+ * services/mqtt-gateway/conn_five.c */
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -31,6 +32,8 @@
 struct peer {
     int fd; /* -1: none */
     bool deaf;
+    bool five;     /* its last CONNECT was of MQTT 5 */
+    bool any_five; /* it may have sent such a one: then it may be told DISCONNECT */
     uint8_t got[8192];
     size_t n_got;
     int64_t asked, acked; /* QoS 1 publishes written whole; PUBACKs */
@@ -179,7 +182,8 @@ static bool take_packet(struct peer *p)
     }
     if (p->n_got < head + len)
         return false;
-    fuzz_check(type == 2 || type == 3 || type == 4 || type == 9 || type == 11 || type == 13);
+    fuzz_check(type == 2 || type == 3 || type == 4 || type == 9 || type == 11 || type == 13 ||
+               (type == 14 && p->any_five));
     p->acked += type == 4;
     memmove(p->got, p->got + head + len, p->n_got -= head + len);
     return true;
@@ -251,6 +255,33 @@ static size_t put_text(uint8_t *out, const char *text)
     return len + 2;
 }
 
+/* Receive maximum, maximum packet size: small ones, or none. */
+static size_t put_connect_props(uint8_t *out)
+{
+    unsigned how = byte();
+    if (how & 1) {
+        out[0] = 0;
+        return 1;
+    }
+    const uint8_t props[] = {
+        8, 0x21, 0, (uint8_t)(1 + (how >> 1 & 3)), 0x27, 0, 0, 0, (uint8_t)(how | 64)
+    };
+    memcpy(out, props, sizeof props);
+    return sizeof props;
+}
+
+/* No properties, or an alias with or without a topic. */
+static size_t put_publish_props(uint8_t *out, unsigned how)
+{
+    if (!(how & 8)) {
+        out[0] = 0;
+        return 1;
+    }
+    const uint8_t props[] = { 3, 0x23, 0, (uint8_t)(how >> 4 & 3) };
+    memcpy(out, props, sizeof props);
+    return sizeof props;
+}
+
 static void say_connect(struct peer *p)
 {
     char id[16], client[48];
@@ -259,10 +290,14 @@ static void say_connect(struct peer *p)
     size_t n = put_text(body, "MQTT");
     device(id, kind);
     snprintf(client, sizeof client, "%s_0_1_2026112500", id);
-    body[n++] = 4;
+    p->five = kind & 0x40;
+    p->any_five |= p->five;
+    body[n++] = p->five ? 5 : 4;
     body[n++] = 0xc2; /* user, password, clean session */
     body[n++] = 0;
     body[n++] = 120;
+    if (p->five)
+        n += put_connect_props(body + n);
     n += put_text(body + n, client);
     n += put_text(body + n, id);
     n += put_text(body + n, "password");
@@ -289,12 +324,14 @@ static void say_publish(struct peer *p)
     uint8_t body[512];
     unsigned flags = byte(), which = byte(), id = byte() + 1, len = byte();
     unsigned qos = flags & 1;
-    size_t n = put_text(body, TOPIC(which));
+    size_t n = put_text(body, p->five && (flags & 12) == 12 ? "" : TOPIC(which));
     if (qos) {
         body[n++] = 0;
         body[n++] = (uint8_t)id;
         p->asked++;
     }
+    if (p->five)
+        n += put_publish_props(body + n, flags);
     memset(body + n, '{', len);
     write_packet(p, 0x30 | qos << 1, body, n + len);
 }
@@ -302,9 +339,10 @@ static void say_publish(struct peer *p)
 static void say_filter(struct peer *p, unsigned first, bool with_qos)
 {
     uint8_t body[128] = { 0, 7 };
-    size_t n = 2 + put_text(body + 2, TOPIC(byte()));
+    size_t n = p->five ? 3 : 2;
+    n += put_text(body + n, TOPIC(byte()));
     if (with_qos)
-        body[n++] = byte() & 1;
+        body[n++] = byte() & (p->five ? 5 : 1);
     write_packet(p, first, body, n);
 }
 
@@ -319,6 +357,7 @@ static void say_bytes(struct peer *p)
     size_t n = byte();
     n = n < left ? n : left;
     p->asked += (int64_t)n; /* whatever they may hold */
+    p->any_five = true;
     write_to(p, at, n);
     at += n;
     left -= n;

@@ -377,7 +377,12 @@ static inline void dev_publish(struct dev *d, const char *topic, const void *pay
                                uint8_t qos, uint16_t id)
 {
     struct cw_buf b = { 0 };
-    packet_put_publish(&b, (struct text){ topic, strlen(topic) }, payload, len, qos, id);
+    packet_put_publish(&b, &(struct outbound){ .topic = { topic, strlen(topic) },
+                                               .payload = payload,
+                                               .len = len,
+                                               .id = id,
+                                               .level = 4,
+                                               .qos = qos });
     dev_send(d, b.data, b.len);
     cw_buf_free(&b);
 }

@@ -1,5 +1,5 @@
 /* The real gateway against a real nats-server, with devices that are raw sockets.
- * links: services/mqtt-gateway/packet.c */
+ * links: services/mqtt-gateway/packet.c services/mqtt-gateway/packet_props.c */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -40,7 +40,7 @@ static void each_login_gets_its_code(void **state)
         { { 0 }, 0 },
         { { .password = "bad" }, 4 },
         { { .password = "frozen" }, 5 },
-        { { .level = 5 }, 1 },
+        { { .level = 6 }, 1 },
         { { .client = "codes_0_2_2026010203" }, 2 },
         { { .client = "other_0_0_2026010203" }, 2 },
         { { .client = "codes" }, 2 },
@@ -328,7 +328,12 @@ static SSL *tls_device(struct dev *d, SSL_CTX *ctx, SSL_SESSION *resume)
     assert_int_equal(n, 4);
     assert_memory_equal(got, "\x20\x02\x00\x00", 4);
     cw_buf_reset(&b);
-    packet_put_publish(&b, (struct text){ "$oc/devices/tls/sys/messages/up", 31 }, "hi", 2, 1, 3);
+    packet_put_publish(&b, &(struct outbound){ .topic = { "$oc/devices/tls/sys/messages/up", 31 },
+                                               .payload = "hi",
+                                               .len = 2,
+                                               .id = 3,
+                                               .level = 4,
+                                               .qos = 1 });
     assert_int_equal(SSL_write(ssl, b.data, (int)b.len), b.len);
     UNTIL((n = SSL_read(ssl, got, sizeof got)) > 0);
     assert_memory_equal(got, "\x40\x02\x00\x03", 4);
@@ -668,7 +673,7 @@ static uint16_t take_publish(struct dev *d, const char *topic, uint8_t first)
     uint8_t got[512];
     struct packet p;
     size_t n = dev_take(d, got);
-    assert_int_equal(packet_read(&p, got, n), n);
+    assert_int_equal(packet_read(&p, 4, got, n), n);
     assert_int_equal(got[0], first);
     assert_int_equal(p.publish.topic.len, strlen(topic));
     assert_memory_equal(p.publish.topic.p, topic, strlen(topic));

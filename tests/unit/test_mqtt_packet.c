@@ -1,4 +1,5 @@
-/* Reading and writing control packets. links: services/mqtt-gateway/packet.c */
+/* Reading and writing control packets.
+ * links: services/mqtt-gateway/packet.c services/mqtt-gateway/packet_props.c */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,17 +10,22 @@
 
 #include <cmocka.h>
 
-#include "services/mqtt-gateway/packet.h"
+#include "services/mqtt-gateway/packet_props.h"
 
 #define BYTES(...) (const uint8_t[]){ __VA_ARGS__ }, sizeof((const uint8_t[]){ __VA_ARGS__ })
 
 /* Reads from a copy of exactly this length, so that a sanitizer sees every byte too many. */
-static ssize_t read_exactly(struct packet *p, const void *data, size_t len)
+static ssize_t read_as(uint8_t level, struct packet *p, const void *data, size_t len)
 {
     static void *copy;
     free(copy);
     copy = cw_memdup(data, len);
-    return packet_read(p, copy, len);
+    return packet_read(p, level, copy, len);
+}
+
+static ssize_t read_exactly(struct packet *p, const void *data, size_t len)
+{
+    return read_as(4, p, data, len);
 }
 
 static void assert_text(struct text t, const char *want)
@@ -59,7 +65,7 @@ static void a_will_is_read_over(void **state)
     assert_false(p.connect.has_password);
 }
 
-static void mqtt_3_1_is_let_in_and_5_is_named(void **state)
+static void older_versions_are_let_in_and_others_named(void **state)
 {
     (void)state;
     struct packet p;
@@ -68,7 +74,7 @@ static void mqtt_3_1_is_let_in_and_5_is_named(void **state)
                      17);
     assert_int_equal(p.connect.level, 3);
     assert_int_equal(
-        read_exactly(&p, BYTES(0x10, 14, 0, 4, 'M', 'Q', 'T', 'T', 5, 2, 0, 60, 0, 0, 1, 'c')),
+        read_exactly(&p, BYTES(0x10, 14, 0, 4, 'M', 'Q', 'T', 'T', 6, 2, 0, 60, 0, 0, 1, 'c')),
         -EPROTONOSUPPORT);
     assert_non_null(p.fault);
 }
@@ -93,19 +99,18 @@ static void filters_come_one_by_one(void **state)
 {
     (void)state;
     struct packet p;
-    struct text f;
-    uint8_t qos;
+    struct packet_filter f;
     assert_int_equal(read_exactly(&p, good_subscribe, sizeof good_subscribe),
                      sizeof good_subscribe);
     assert_int_equal(p.filters.count, 2);
     assert_int_equal(p.filters.id, 7);
-    assert_true(packet_filter(&p.filters, &f, &qos));
-    assert_text(f, "a/#");
-    assert_int_equal(qos, 1);
-    assert_true(packet_filter(&p.filters, &f, &qos));
-    assert_text(f, "b");
-    assert_int_equal(qos, 2);
-    assert_false(packet_filter(&p.filters, &f, &qos));
+    assert_true(packet_filter(&p.filters, &f));
+    assert_text(f.filter, "a/#");
+    assert_int_equal(f.qos, 1);
+    assert_true(packet_filter(&p.filters, &f));
+    assert_text(f.filter, "b");
+    assert_int_equal(f.qos, 2);
+    assert_false(packet_filter(&p.filters, &f));
     assert_int_equal(read_exactly(&p, good_unsubscribe, sizeof good_unsubscribe),
                      sizeof good_unsubscribe);
     assert_int_equal(p.filters.count, 1);
@@ -261,9 +266,9 @@ static void what_is_written_has_the_bytes_of_the_standard(void **state)
     (void)state;
     struct cw_buf b = { 0 };
     packet_put_connack(&b, 4);
-    packet_put_ack(&b, PACKET_PUBACK, 0x1234);
-    packet_put_ack(&b, PACKET_UNSUBACK, 1);
-    packet_put_suback(&b, 2, (const uint8_t[]){ 1, 0x80 }, 2);
+    packet_put_ack(&b, PACKET_PUBACK, 0x1234, 0);
+    packet_put_codes(&b, 4, PACKET_UNSUBACK, 1, (const uint8_t[]){ 0 }, 1);
+    packet_put_codes(&b, 4, PACKET_SUBACK, 2, (const uint8_t[]){ 1, 0x80 }, 2);
     packet_put_pingresp(&b);
     static const uint8_t want[] = { 0x20, 2, 0,    4, 0x40, 2, 0x12, 0x34, 0xb0, 2,
                                     0,    1, 0x90, 4, 0,    2, 1,    0x80, 0xd0, 0 };
@@ -281,10 +286,17 @@ static void a_written_publish_is_read_as_the_same(void **state)
             struct cw_buf b = { 0 };
             struct packet p;
             char *payload = cw_calloc(1, sizes[i]);
-            packet_put_publish(&b, (struct text){ "a/b", 3 }, payload, sizes[i], qos, 9);
+            struct outbound o = { .topic = { "a/b", 3 },
+                                  .payload = payload,
+                                  .len = sizes[i],
+                                  .id = 9,
+                                  .level = 4,
+                                  .qos = qos };
+            packet_put_publish(&b, &o);
+            assert_int_equal(b.len, packet_publish_size(&o));
             if (qos)
                 packet_set_dup(b.data);
-            assert_int_equal(packet_read(&p, b.data, b.len), b.len);
+            assert_int_equal(packet_read(&p, 4, b.data, b.len), b.len);
             assert_text(p.publish.topic, "a/b");
             assert_int_equal(p.publish.len, sizes[i]);
             assert_int_equal(p.publish.qos, qos);
@@ -295,12 +307,122 @@ static void a_written_publish_is_read_as_the_same(void **state)
         }
 }
 
+/* ---- MQTT 5: a row per statement of the standard that a reader can tell; its number beside it */
+
+#define P5(...) { __VA_ARGS__ }, sizeof((const uint8_t[]){ __VA_ARGS__ })
+static const struct {
+    const char *statement;
+    uint8_t bytes[48];
+    size_t len;
+    uint8_t reason; /* 0: it is fine */
+} five[] = {
+    { "a PUBLISH without properties", P5(0x30, 5, 0, 1, 'a', 0, 'x'), 0 },
+    { "2.2.2.1: the length of properties is there, also without any", P5(0x30, 3, 0, 1, 'a'),
+      REASON_MALFORMED },
+    { "2.2.2.1: a length of more than four bytes",
+      P5(0x30, 8, 0, 1, 'a', 0x80, 0x80, 0x80, 0x80, 0), REASON_MALFORMED },
+    { "2.2.2.1: properties longer than the packet", P5(0x30, 4, 0, 1, 'a', 9), REASON_MALFORMED },
+    { "2.2.2.2: an unknown identifier", P5(0x30, 6, 0, 1, 'a', 2, 0x7e, 0), REASON_MALFORMED },
+    { "2.2.2.2: one that a PUBLISH cannot have", P5(0x30, 9, 0, 1, 'a', 5, 0x11, 0, 0, 0, 1),
+      REASON_MALFORMED },
+    { "2.2.2.2: a value that is cut short", P5(0x30, 7, 0, 1, 'a', 3, 0x02, 0, 0),
+      REASON_MALFORMED },
+    { "1.5.4: text that is no UTF-8", P5(0x30, 8, 0, 1, 'a', 4, 0x03, 0, 1, 0xff),
+      REASON_MALFORMED },
+    { "3.3.2.3.2: payload format indicator above 1", P5(0x30, 6, 0, 1, 'a', 2, 0x01, 2),
+      REASON_PROTOCOL },
+    { "3.3.2.3.2: twice", P5(0x30, 8, 0, 1, 'a', 4, 0x01, 1, 0x01, 1), REASON_PROTOCOL },
+    { "3.3.2.3.4: a topic alias of 0", P5(0x30, 7, 0, 1, 'a', 3, 0x23, 0, 0), REASON_ALIAS },
+    { "3.3.2.1: neither topic nor alias", P5(0x30, 3, 0, 0, 0), REASON_PROTOCOL },
+    { "3.3.2.3.4: an alias alone", P5(0x30, 6, 0, 0, 3, 0x23, 0, 1), 0 },
+    { "3.3.2.3.5: a response topic with a wildcard", P5(0x30, 8, 0, 1, 'a', 4, 0x08, 0, 1, '#'),
+      REASON_PROTOCOL },
+    { "3.3.2.3.7: user properties may be there twice",
+      P5(0x30, 18, 0, 1, 'a', 14, 0x26, 0, 1, 'k', 0, 1, 'v', 0x26, 0, 1, 'k', 0, 1, 'w'), 0 },
+    { "3.3.2.3.8: a subscription identifier from a client", P5(0x30, 6, 0, 1, 'a', 2, 0x0b, 1),
+      REASON_MALFORMED },
+    { "3.4.2.1: a PUBACK without reason", P5(0x40, 2, 0, 1), 0 },
+    { "3.4.2.1: with a reason", P5(0x40, 3, 0, 1, 0x87), 0 },
+    { "3.4.2.2: with a reason string", P5(0x40, 8, 0, 1, 0x87, 4, 0x1f, 0, 1, 'x'), 0 },
+    { "3.4.2.2: with something behind it", P5(0x40, 5, 0, 1, 0, 0, 0), REASON_MALFORMED },
+    { "3.8.3.1: the options of a subscription", P5(0x82, 7, 0, 1, 0, 0, 1, 'a', 0x2d), 0 },
+    { "3.8.3.1: reserved bits", P5(0x82, 7, 0, 1, 0, 0, 1, 'a', 0x41), REASON_MALFORMED },
+    { "3.8.3.1: QoS 3", P5(0x82, 7, 0, 1, 0, 0, 1, 'a', 3), REASON_MALFORMED },
+    { "3.8.3.1: retain handling 3", P5(0x82, 7, 0, 1, 0, 0, 1, 'a', 0x30), REASON_MALFORMED },
+    { "3.8.2.1.2: a subscription identifier of 0", P5(0x82, 9, 0, 1, 2, 0x0b, 0, 0, 1, 'a', 1),
+      REASON_PROTOCOL },
+    { "3.8.3: a SUBSCRIBE of nothing", P5(0x82, 6, 0, 1, 3, 0x26, 0, 0), REASON_MALFORMED },
+    { "3.10.2: an UNSUBSCRIBE", P5(0xa2, 6, 0, 1, 0, 0, 1, 'a'), 0 },
+    { "3.14.2.1: a DISCONNECT without reason", P5(0xe0, 0), 0 },
+    { "3.14.2.1: with one", P5(0xe0, 1, 4), 0 },
+    { "3.14.2.2: with a session expiry", P5(0xe0, 7, 0, 5, 0x11, 0, 0, 0, 1), 0 },
+    { "3.15: AUTH, which nobody asked for", P5(0xf0, 0), REASON_PROTOCOL },
+    { "3.1.2.11.3: a receive maximum of 0",
+      P5(0x10, 16, 0, 4, 'M', 'Q', 'T', 'T', 5, 2, 0, 60, 3, 0x21, 0, 0, 0, 0), REASON_PROTOCOL },
+    { "3.1.2.11.4: a maximum packet size of 0",
+      P5(0x10, 18, 0, 4, 'M', 'Q', 'T', 'T', 5, 2, 0, 60, 5, 0x27, 0, 0, 0, 0, 0, 0),
+      REASON_PROTOCOL },
+    { "3.1.2.11.10: authentication data without a method",
+      P5(0x10, 17, 0, 4, 'M', 'Q', 'T', 'T', 5, 2, 0, 60, 4, 0x16, 0, 1, 'x', 0, 0),
+      REASON_PROTOCOL },
+    { "3.1.2.3: the reserved flag", P5(0x10, 13, 0, 4, 'M', 'Q', 'T', 'T', 5, 3, 0, 60, 0, 0, 0),
+      REASON_MALFORMED },
+    { "3.1.2.9: a password without a user name is allowed",
+      P5(0x10, 15, 0, 4, 'M', 'Q', 'T', 'T', 5, 0x42, 0, 60, 0, 0, 0, 0, 0), 0 },
+    { "3.1.3.2: a will with properties",
+      P5(0x10, 24, 0, 4, 'M', 'Q', 'T', 'T', 5, 6, 0, 60, 0, 0, 0, 5, 0x18, 0, 0, 0, 1, 0, 1, 't',
+         0, 0),
+      0 },
+};
+
+static void each_statement_of_mqtt_5_is_read(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < CW_ARRAY_LEN(five); i++) {
+        struct packet p;
+        uint8_t level = five[i].bytes[0] == 0x10 ? 0 : LEVEL_5;
+        ssize_t n = read_as(level, &p, five[i].bytes, five[i].len);
+        if (five[i].reason ? n != -EPROTO || p.reason != five[i].reason || !p.fault
+                           : n != (ssize_t)five[i].len)
+            fail_msg("%s: %zd, reason 0x%02x, %s", five[i].statement, n, p.reason,
+                     p.fault ? p.fault : "-");
+        for (size_t cut = 0; cut < five[i].len && !five[i].reason; cut++)
+            assert_int_equal(read_as(level, &p, five[i].bytes, cut), 0);
+    }
+}
+
+static void what_is_written_in_mqtt_5(void **state)
+{
+    (void)state;
+    struct cw_buf b = { 0 };
+    packet_put_connack5(&b, REASON_NOT_AUTHORIZED, NULL, false);
+    packet_put_ack(&b, PACKET_PUBACK, 0x1234, 0);
+    packet_put_ack(&b, PACKET_PUBACK, 0x1234, REASON_NOT_AUTHORIZED);
+    packet_put_codes(&b, LEVEL_5, PACKET_UNSUBACK, 1, (const uint8_t[]){ 0, 0x11 }, 2);
+    packet_put_disconnect(&b, REASON_TAKEN_OVER, NULL);
+    packet_put_disconnect(&b, REASON_PROTOCOL, "x");
+    packet_put_publish(&b, &(struct outbound){ .topic = { "a", 1 },
+                                               .payload = "p",
+                                               .len = 1,
+                                               .props = { "\x01\x01", 2 },
+                                               .id = 7,
+                                               .level = LEVEL_5,
+                                               .qos = 1 });
+    static const uint8_t want[] = { 0x20, 3,    0,    0x87, 0,   0x40, 2, 0x12, 0x34, 0x40, 3,
+                                    0x12, 0x34, 0x87, 0xb0, 5,   0,    1, 0,    0,    0x11, 0xe0,
+                                    2,    0x8e, 0,    0xe0, 6,   0x82, 4, 0x1f, 0,    1,    'x',
+                                    0x32, 9,    0,    1,    'a', 0,    7, 2,    1,    1,    'p' };
+    assert_int_equal(b.len, sizeof want);
+    assert_memory_equal(b.data, want, sizeof want);
+    cw_buf_free(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_connect_gives_its_fields),
         cmocka_unit_test(a_will_is_read_over),
-        cmocka_unit_test(mqtt_3_1_is_let_in_and_5_is_named),
+        cmocka_unit_test(older_versions_are_let_in_and_others_named),
         cmocka_unit_test(a_publish_gives_its_fields),
         cmocka_unit_test(filters_come_one_by_one),
         cmocka_unit_test(every_cut_asks_for_more),
@@ -309,6 +431,8 @@ int main(void)
         cmocka_unit_test(any_bytes_end_in_a_decision_within_bounds),
         cmocka_unit_test(what_is_written_has_the_bytes_of_the_standard),
         cmocka_unit_test(a_written_publish_is_read_as_the_same),
+        cmocka_unit_test(each_statement_of_mqtt_5_is_read),
+        cmocka_unit_test(what_is_written_in_mqtt_5),
     };
     return cmocka_run_group_tests_name("mqtt_packet", tests, NULL, NULL);
 }
