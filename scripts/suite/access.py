@@ -27,6 +27,8 @@ def write(skip=()):
         **made,
         "MQTT_PORT": port["mqtt"],
         "MQTTS_PORT": port["mqtts"],
+        "MQTT_WS_PORT": port["ws"],
+        "MQTT_WSS_PORT": port["wss"],
         "COAP_PORT": port["coap"],
         "COAPS_PORT": port["coaps"],
         "CA_FILE": TLS / "ca.crt",

@@ -15,7 +15,12 @@
 #define BIT(t)    (1U << PACKET_##t)
 
 static const uint8_t next_state[CONN_STATES][ON_COUNT] = {
-    [CONN_SECURING] = { [ON_SECURED] = TO(CONN_GREETING), [ON_GONE] = TO(CONN_CLOSED) },
+    [CONN_SECURING] = { [ON_SECURED] = TO(CONN_GREETING),
+                        [ON_SECURED_WS] = TO(CONN_UPGRADING),
+                        [ON_GONE] = TO(CONN_CLOSED) },
+    [CONN_UPGRADING] = { [ON_UPGRADED] = TO(CONN_GREETING),
+                         [ON_LAST_WORD] = TO(CONN_CLOSING),
+                         [ON_GONE] = TO(CONN_CLOSED) },
     [CONN_GREETING] = { [ON_CONNECT] = TO(CONN_CHECKING),
                         [ON_LAST_WORD] = TO(CONN_CLOSING),
                         [ON_GONE] = TO(CONN_CLOSED) },
@@ -34,6 +39,7 @@ static const struct {
     uint32_t takes;
 } states[CONN_STATES] = {
     [CONN_SECURING] = { "securing", 0 },
+    [CONN_UPGRADING] = { "upgrading", 0 },
     [CONN_GREETING] = { "greeting", BIT(CONNECT) },
     [CONN_CHECKING] = { "checking", 0 },
     [CONN_OPEN] = { "open", BIT(PUBLISH) | BIT(PUBACK) | BIT(SUBSCRIBE) | BIT(UNSUBSCRIBE) |
@@ -85,7 +91,7 @@ static struct limit next_limit(const struct conn *c, int64_t now_ms)
 {
     const struct gateway_settings *set = &c->gw->set;
     struct limit l = { .at_ms = INT64_MAX };
-    if (c->state == CONN_SECURING || c->state == CONN_GREETING)
+    if (c->state == CONN_SECURING || c->state == CONN_UPGRADING || c->state == CONN_GREETING)
         sooner(&l, c->since_ms + set->connect_ms, "no_connect");
     if (c->state == CONN_LEAVING)
         sooner(&l, c->since_ms + set->leave_ms, "leave");
@@ -140,13 +146,14 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 
 /* ---- coming and going */
 
-void conn_new(struct gateway *gw, int fd, SSL *ssl)
+void conn_new(struct gateway *gw, int fd, SSL *ssl, bool web)
 {
     struct conn *c = cw_calloc(1, sizeof *c);
     c->gw = gw;
     c->fd = fd;
     c->ssl = ssl;
-    c->state = ssl ? CONN_SECURING : CONN_GREETING;
+    c->ws = web ? ws_new() : NULL;
+    c->state = ssl ? CONN_SECURING : web ? CONN_UPGRADING : CONN_GREETING;
     c->since_ms = c->heard_ms = cw_mono_ms();
     event_assign(&c->read, gw->base, fd, EV_READ | EV_PERSIST, conn_on_readable, c);
     event_assign(&c->write, gw->base, fd, EV_WRITE | EV_PERSIST, conn_on_writable, c);
@@ -206,8 +213,19 @@ void conn_last_word(struct conn *c)
     if (c->five && c->reason)
         packet_put_disconnect(conn_out(c), c->reason, NULL);
     conn_out(c);
+    if (c->ws)
+        ws_wrap(c->ws, &c->out, true);
     event_add(&c->read, NULL); /* to see the peer's end; closing on unread bytes would reset */
     conn_arm(c);
+}
+
+void conn_part(struct conn *c, const char *cause)
+{
+    struct session *s = c->session;
+    c->session = NULL;
+    conn_last_word(c);
+    if (s)
+        session_lost(s, cause);
 }
 
 void conn_end(struct conn *c, const char *cause)
@@ -260,6 +278,7 @@ static void free_dead(struct gateway *gw)
         cw_buf_free(&c->in);
         cw_buf_free(&c->out);
         conn_five_free(c);
+        ws_free(&c->ws);
         free(c);
     }
 }

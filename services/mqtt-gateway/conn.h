@@ -6,11 +6,13 @@
 
 #include "services/mqtt-gateway/gateway.h"
 #include "services/mqtt-gateway/packet.h"
+#include "services/mqtt-gateway/ws.h"
 
 enum conn_state {
-    CONN_SECURING, /* TLS handshake */
-    CONN_GREETING, /* CONNECT is awaited */
-    CONN_CHECKING, /* the registry is asked */
+    CONN_SECURING,  /* TLS handshake */
+    CONN_UPGRADING, /* the request of a WebSocket is awaited */
+    CONN_GREETING,  /* CONNECT is awaited */
+    CONN_CHECKING,  /* the registry is asked */
     CONN_OPEN,
     CONN_LEAVING, /* no longer read; waits until its frames are in the log */
     CONN_CLOSING, /* last bytes go out, then the peer's end is awaited for a moment */
@@ -20,6 +22,8 @@ enum conn_state {
 
 enum conn_event {
     ON_SECURED,
+    ON_SECURED_WS, /* a WebSocket inside */
+    ON_UPGRADED,
     ON_CONNECT,
     ON_ACCEPTED,
     ON_LEAVE,
@@ -57,7 +61,8 @@ struct conn5 {
 struct conn {
     LIST_ENTRY(conn) link, dirty;
     struct gateway *gw;
-    SSL *ssl; /* NULL: plain */
+    SSL *ssl;      /* NULL: plain */
+    struct ws *ws; /* NULL: MQTT itself */
     struct session *session;
     struct auth_entry *auth;
     struct event read, write, timer;
@@ -77,8 +82,10 @@ struct conn {
     bool is_dirty;
 };
 
-/* Takes fd (and ssl). */
-void conn_new(struct gateway *gw, int fd, SSL *ssl);
+/* Takes fd (and ssl). web: a WebSocket is to be opened first. */
+void conn_new(struct gateway *gw, int fd, SSL *ssl, bool web);
+/* Bytes that wait to be written. */
+size_t conn_unsent(const struct conn *c);
 
 /* The state after ev, or -EPROTO. */
 int conn_next(enum conn_state from, enum conn_event ev);
@@ -133,6 +140,9 @@ const char *conn_alias(struct conn *c, struct packet_publish *pub, enum reason *
 void conn_leave(struct conn *c);
 /* Writes what waits, then closes. */
 void conn_last_word(struct conn *c);
+/* Writes what waits, and the Close of a WebSocket, then closes; a session ends with this cause now.
+ */
+void conn_part(struct conn *c, const char *cause);
 /* Closes at once; a session ends with this cause. c is gone at the end of this turn of the loop. */
 void conn_end(struct conn *c, const char *cause);
 

@@ -64,16 +64,13 @@ enum reason conn_reason(const char *cause)
 
 void conn_dismiss(struct conn *c, const char *cause, enum reason reason, const char *text)
 {
-    struct session *s = c->session;
-    if (!c->five || c->state != CONN_OPEN) {
+    if (c->state != CONN_OPEN || (!c->five && !c->ws)) {
         conn_end(c, cause);
         return;
     }
-    packet_put_disconnect(conn_out(c), (uint8_t)reason, text);
-    c->session = NULL;
-    conn_last_word(c);
-    if (s)
-        session_lost(s, cause);
+    if (c->five)
+        packet_put_disconnect(conn_out(c), (uint8_t)reason, text);
+    conn_part(c, cause);
 }
 
 /* ---- topic aliases (3.3.2.3.4) */

@@ -98,11 +98,53 @@ static void take_bytes(struct conn *c, const char *data, size_t len)
     }
 }
 
+/* What came from the socket: MQTT, or frames that hold it. */
+static void take_wire(struct conn *c, char *data, size_t len)
+{
+    struct ws_piece piece;
+    if (!c->ws) {
+        take_bytes(c, data, len);
+        return;
+    }
+    for (size_t at = 0; at < len && c->state != CONN_CLOSED && c->state != CONN_CLOSING;) {
+        ssize_t n = ws_decode(c->ws, data + at, len - at, &piece);
+        if (n < 0) {
+            conn_part(c, n == -ESHUTDOWN ? "connection_lost" : "protocol_error");
+            return;
+        }
+        at += (size_t)n;
+        if (piece.len)
+            take_bytes(c, piece.p, piece.len);
+    }
+    if (ws_wire(c->ws)->len)
+        conn_out(c);
+}
+
+/* The request of a WebSocket; what comes behind it are frames already. */
+static void upgrade(struct conn *c, const char *data, size_t len)
+{
+    cw_buf_add(&c->in, data, len);
+    ssize_t n = ws_upgrade(c->ws, c->in.data, c->in.len);
+    if (n == 0)
+        return;
+    conn_out(c);
+    if (n < 0) {
+        conn_last_word(c);
+        return;
+    }
+    struct cw_buf rest = c->in;
+    c->in = (struct cw_buf){ 0 };
+    conn_move(c, ON_UPGRADED);
+    take_wire(c, rest.data + n, rest.len - (size_t)n);
+    cw_buf_free(&rest);
+}
+
 static void read_some(struct conn *c)
 {
-    if (c->in.len)
+    bool upgrading = c->state == CONN_UPGRADING;
+    if (c->in.len && !upgrading)
         take_bytes(c, NULL, 0); /* what a pause left over */
-    if (c->pauses || !conn_listens(c->state)) {
+    if (c->pauses || (!conn_listens(c->state) && !upgrading)) {
         conn_arm(c);
         return;
     }
@@ -115,7 +157,10 @@ static void read_some(struct conn *c)
         return;
     c->heard_ms = cw_mono_ms();
     rate_spend(&c->bytes_due_us, c->heard_ms * 1000, n, c->gw->set.bandwidth_bytes);
-    take_bytes(c, c->gw->scratch, (size_t)n);
+    if (upgrading)
+        upgrade(c, c->gw->scratch, (size_t)n);
+    else
+        take_wire(c, c->gw->scratch, (size_t)n);
     if (c->state == CONN_OPEN && rate_wait_ms(c->bytes_due_us, c->heard_ms * 1000)) {
         session_too_fast(c->session, true);
         conn_pause(c, PAUSE_RATE);
@@ -157,7 +202,7 @@ static void secure(struct conn *c)
         return; /* its socket stays ready */
     int rc = handshake(c, &wants_write);
     if (rc == 0) {
-        conn_move(c, ON_SECURED);
+        conn_move(c, c->ws ? ON_SECURED_WS : ON_SECURED);
         read_some(c);
     } else if (rc != -EAGAIN)
         conn_end(c, "tls_failed");
@@ -183,10 +228,12 @@ void conn_on_readable(evutil_socket_t fd, short what, void *arg)
 
 /* ---- writing */
 
-static void sent_all(struct conn *c)
+size_t conn_unsent(const struct conn *c) { return c->out.len + (c->ws ? ws_wire(c->ws)->len : 0); }
+
+static void sent_all(struct conn *c, struct cw_buf *out)
 {
-    if (c->out.cap > OUT_KEEP_BYTES)
-        cw_buf_free(&c->out);
+    if (out->cap > OUT_KEEP_BYTES)
+        cw_buf_free(out);
     event_del(&c->write);
     c->stalled_ms = 0;
     if (c->state == CONN_CLOSING)
@@ -194,26 +241,36 @@ static void sent_all(struct conn *c)
     conn_resume(c, PAUSE_OUTPUT);
 }
 
+/* What is to be written, framed if it must be. */
+static struct cw_buf *outgoing(struct conn *c)
+{
+    if (!c->ws)
+        return &c->out;
+    ws_wrap(c->ws, &c->out, false);
+    return ws_wire(c->ws);
+}
+
 void conn_flush(struct conn *c)
 {
+    struct cw_buf *out = outgoing(c);
     size_t sent = 0;
     ssize_t n = 0;
-    while (sent < c->out.len && (n = socket_write(c, c->out.data + sent, c->out.len - sent)) > 0)
+    while (sent < out->len && (n = socket_write(c, out->data + sent, out->len - sent)) > 0)
         sent += (size_t)n;
     if (n < 0) {
         conn_end(c, "connection_lost");
         return;
     }
-    c->out.len -= sent;
-    if (c->out.len == 0) {
-        sent_all(c);
+    out->len -= sent;
+    if (out->len == 0) {
+        sent_all(c, out);
         return;
     }
-    memmove(c->out.data, c->out.data + sent, c->out.len);
+    memmove(out->data, out->data + sent, out->len);
     if (sent || !c->stalled_ms)
         c->stalled_ms = cw_mono_ms();
     event_add(&c->write, NULL);
-    if (c->out.len > OUT_PAUSE_BYTES)
+    if (out->len > OUT_PAUSE_BYTES)
         conn_pause(c, PAUSE_OUTPUT);
     conn_arm(c);
 }

@@ -74,7 +74,7 @@ static void write_once(struct downlink *d)
     if (d->resend_ms && now_ms + d->resend_ms < next_ms)
         next_ms = now_ms + d->resend_ms;
     struct cw_buf *out = conn_out(c);
-    if (out->len <= OUT_MAX_BYTES) { /* else the peer has not even read the last one */
+    if (conn_unsent(c) <= OUT_MAX_BYTES) { /* else the peer has not even read the last one */
         cw_buf_add(out, d->packet.data, d->packet.len);
         packet_set_dup(d->packet.data);
     }
@@ -156,7 +156,7 @@ static bool has_room(const struct session *s)
 {
     const struct conn5 *five = s->conn->five;
     unsigned most = five && five->receive_max < UNACKED_MAX ? five->receive_max : UNACKED_MAX;
-    return s->n_downlinks < most && s->conn->out.len <= OUT_MAX_BYTES;
+    return s->n_downlinks < most && conn_unsent(s->conn) <= OUT_MAX_BYTES;
 }
 
 static bool fits(const struct session *s, const struct outbound *o)

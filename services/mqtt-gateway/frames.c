@@ -176,7 +176,10 @@ static void on_pingreq(struct conn *c, struct packet *p)
 static void on_disconnect(struct conn *c, struct packet *p)
 {
     (void)p;
-    conn_end(c, "client");
+    if (c->ws) /* has a farewell of its own */
+        conn_part(c, "client");
+    else
+        conn_end(c, "client");
 }
 
 static void (*const handlers[16])(struct conn *c, struct packet *p) = {

@@ -26,14 +26,14 @@
 struct port {
     struct listeners *all;
     int fd;
-    bool secure;
+    bool secure, web;
     struct event *readable, *again;
 };
 
 struct listeners {
     struct gateway *gw;
     SSL_CTX *tls;
-    struct port ports[2];
+    struct port ports[4];
     size_t n;
 };
 
@@ -61,7 +61,7 @@ static void welcome(struct port *port, int fd)
         SSL_set_fd(ssl, fd);
         SSL_set_accept_state(ssl);
     }
-    conn_new(gw, fd, ssl);
+    conn_new(gw, fd, ssl, port->web);
 }
 
 static void on_again(evutil_socket_t fd, short what, void *arg)
@@ -120,7 +120,7 @@ static int bind_port(const char *host, int64_t number)
     return fd;
 }
 
-static int open_port(struct listeners *l, int64_t number, bool secure)
+static int open_port(struct listeners *l, int64_t number, bool secure, bool web)
 {
     struct gateway *gw = l->gw;
     struct port *port = &l->ports[l->n];
@@ -131,11 +131,12 @@ static int open_port(struct listeners *l, int64_t number, bool secure)
         return fd;
     }
     l->n++;
-    *port = (struct port){ .all = l, .fd = fd, .secure = secure };
+    *port = (struct port){ .all = l, .fd = fd, .secure = secure, .web = web };
     port->readable = event_new(gw->base, fd, EV_READ | EV_PERSIST, on_connection, port);
     port->again = evtimer_new(gw->base, on_again, port);
     event_add(port->readable, NULL);
-    cw_log(CW_INFO, "listening", "address=%s port=%d tls=%d", gw->set.bind, (int)number, secure);
+    cw_log(CW_INFO, "listening", "address=%s port=%d tls=%d websocket=%d", gw->set.bind,
+           (int)number, secure, web);
     return 0;
 }
 
@@ -182,10 +183,21 @@ int listeners_open(struct gateway *gw)
     l->gw = gw;
     gw->listeners = l;
     raise_fd_limit();
-    if (gw->set.mqtt_port)
-        rc = open_port(l, gw->set.mqtt_port, false);
-    if (rc == 0 && *gw->set.tls_cert && gw->set.mqtts_port && (rc = open_tls(l)) == 0)
-        rc = open_port(l, gw->set.mqtts_port, true);
+    const struct {
+        int64_t number;
+        bool secure, web;
+    } ports[] = { { gw->set.mqtt_port, false, false },
+                  { gw->set.ws_port, false, true },
+                  { gw->set.mqtts_port, true, false },
+                  { gw->set.wss_port, true, true } };
+    for (size_t i = 0; i < CW_ARRAY_LEN(ports) && rc == 0; i++) {
+        if (!ports[i].number || (ports[i].secure && !*gw->set.tls_cert))
+            continue;
+        if (ports[i].secure && !l->tls)
+            rc = open_tls(l);
+        if (rc == 0)
+            rc = open_port(l, ports[i].number, ports[i].secure, ports[i].web);
+    }
     return rc;
 }
 

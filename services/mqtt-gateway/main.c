@@ -21,6 +21,10 @@ static const struct cw_option options[] = {
     { "MQTT_PORT", CW_OPT_INT, "1883", 0, 65535, AT(mqtt_port), "port of plain MQTT; 0: none" },
     { "MQTTS_PORT", CW_OPT_INT, "8883", 0, 65535, AT(mqtts_port),
       "port of MQTT over TLS; 0: none" },
+    { "MQTT_WS_PORT", CW_OPT_INT, "0", 0, 65535, AT(ws_port),
+      "port of MQTT over WebSocket, path /mqtt; 0: none" },
+    { "MQTT_WSS_PORT", CW_OPT_INT, "0", 0, 65535, AT(wss_port),
+      "port of MQTT over WebSocket over TLS; 0: none" },
     { "BIND", CW_OPT_STRING, "127.0.0.1", 2, 45, AT(bind),
       "numeric address of the ports; 0.0.0.0 lets other machines in" },
     { "TLS_CERT", CW_OPT_STRING, "", 0, 4000, AT(tls_cert),
@@ -214,13 +218,14 @@ static void gateway_stop(void *self)
 
 int main(int argc, char **argv)
 {
-    return cw_service_run(&(struct cw_service){ .name = "mqtt-gateway",
-                                                .summary = "devices over MQTT 3.1.1 and 5, plain and TLS",
-                                                .options = options,
-                                                .self = &self,
-                                                .needs = CW_NEEDS_BUS,
-                                                .start = gateway_start,
-                                                .drain = gateway_drain,
-                                                .stop = gateway_stop },
-                          argc, argv);
+    return cw_service_run(
+        &(struct cw_service){ .name = "mqtt-gateway",
+                              .summary = "devices over MQTT 3.1.1 and 5, plain and TLS",
+                              .options = options,
+                              .self = &self,
+                              .needs = CW_NEEDS_BUS,
+                              .start = gateway_start,
+                              .drain = gateway_drain,
+                              .stop = gateway_stop },
+        argc, argv);
 }

@@ -7,7 +7,7 @@
  * services/mqtt-gateway/topic.c services/mqtt-gateway/client_id.c
  * services/mqtt-gateway/subscriptions.c services/mqtt-gateway/inflate.c
  * services/mqtt-gateway/route.c services/mqtt-gateway/packet_props.c
- * services/mqtt-gateway/conn_five.c */
+ * services/mqtt-gateway/conn_five.c services/mqtt-gateway/ws.c */
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -33,6 +33,7 @@ struct peer {
     int fd; /* -1: none */
     bool deaf;
     bool five;     /* its last CONNECT was of MQTT 5 */
+    bool web;      /* over a WebSocket */
     bool any_five; /* it may have sent such a one: then it may be told DISCONNECT */
     uint8_t got[8192];
     size_t n_got;
@@ -189,6 +190,50 @@ static bool take_packet(struct peer *p)
     return true;
 }
 
+/* Takes one frame of a WebSocket off, or the head of the answer to its request; false: none is
+ * whole. What is in a frame are whole packets: the gateway makes one frame of all that it has. */
+static bool take_frame(struct peer *p)
+{
+    static uint8_t frame[sizeof p->got];
+    if (p->n_got && p->got[0] == 'H') {
+        const uint8_t *end = memmem(p->got, p->n_got, "\r\n\r\n", 4);
+        if (!end)
+            return false;
+        size_t used = (size_t)(end - p->got) + 4;
+        if (memcmp(p->got, "HTTP/1.1 101", 12) != 0)
+            used = p->n_got; /* a refusal, and its text */
+        memmove(p->got, p->got + used, p->n_got -= used);
+        return true;
+    }
+    size_t head = 2, len = p->n_got < 2 ? 0 : p->got[1];
+    fuzz_check(p->n_got < 2 || (len < 128 && p->got[0] & 0x80)); /* never masked, never fragments */
+    if (p->n_got < 2 || (len == 126 && p->n_got < 4))
+        return false;
+    if (len == 126) {
+        head = 4;
+        len = (size_t)p->got[2] << 8 | p->got[3];
+    }
+    if (len == 127 || head + len > sizeof p->got) { /* the rest is not looked at */
+        p->n_got = 0;
+        p->deaf = true;
+        return false;
+    }
+    if (p->n_got < head + len)
+        return false;
+    unsigned op = p->got[0] & 15;
+    fuzz_check(op == 2 || op == 8 || op == 10);
+    memcpy(frame, p->got + head, len);
+    size_t rest = p->n_got - head - len;
+    memmove(p->got + len, p->got + head + len, rest); /* its packets stand before what follows */
+    memcpy(p->got, frame, len);
+    p->n_got = len;
+    while (op == 2 && take_packet(p))
+        ;
+    fuzz_check(op != 2 || p->n_got == 0 || p->deaf);
+    memmove(p->got, p->got + len, p->n_got = rest);
+    return true;
+}
+
 static void hang_up(struct peer *p)
 {
     if (p->fd >= 0)
@@ -202,14 +247,14 @@ static void hear(struct peer *p)
     while (p->fd >= 0 && !p->deaf &&
            (n = recv(p->fd, p->got + p->n_got, sizeof p->got - p->n_got, MSG_DONTWAIT)) > 0) {
         p->n_got += (size_t)n;
-        while (take_packet(p))
+        while (p->web ? take_frame(p) : take_packet(p))
             ;
     }
     if (p->fd >= 0 && n == 0 && !p->deaf)
         hang_up(p);
 }
 
-static void dial(struct peer *p)
+static void dial(struct peer *p, bool web)
 {
     int fds[2], small = 4096;
     hang_up(p);
@@ -217,13 +262,38 @@ static void dial(struct peer *p)
         abort();
     setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
     p->fd = fds[1];
-    conn_new(&gw, fds[0], NULL);
+    p->web = web;
+    conn_new(&gw, fds[0], NULL, web);
 }
 
 static void write_to(struct peer *p, const void *data, size_t len)
 {
     if (p->fd >= 0 && send(p->fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
         return;
+}
+
+static void ask_upgrade(struct peer *p)
+{
+    static const char request[] =
+        "GET /mqtt HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Protocol: mqtt\r\n\r\n";
+    if (p->web)
+        write_to(p, request, sizeof request - 1);
+}
+
+/* Masked with zeros: what it says stays legible to the fuzzer. */
+static void write_frame(struct peer *p, unsigned op, const uint8_t *data, size_t len)
+{
+    uint8_t out[1100] = { (uint8_t)(0x80 | op), (uint8_t)(0x80 | (len < 126 ? len : 126)) };
+    size_t n = 2;
+    if (len > 125) {
+        out[n++] = (uint8_t)(len >> 8);
+        out[n++] = (uint8_t)len;
+    }
+    n += 4;
+    memcpy(out + n, data, len);
+    write_to(p, out, n + len);
 }
 
 /* A packet with its length, however many bytes; a cut off one now and then is what writes() is for.
@@ -236,7 +306,10 @@ static void write_packet(struct peer *p, unsigned first, const void *body, size_
     for (size_t rest = len; rest || n == 1; rest >>= 7)
         out[n++] = (uint8_t)((rest & 0x7f) | (rest > 0x7f ? 0x80 : 0));
     memcpy(out + n, body, len);
-    write_to(p, out, n + len);
+    if (p->web)
+        write_frame(p, 2, out, n + len);
+    else
+        write_to(p, out, n + len);
 }
 
 static char *device(char out[16], unsigned d)
@@ -461,7 +534,8 @@ static void step(void)
     struct peer *p = &peers[op / 16 % PEERS];
     switch (op % 16) {
     case 0:
-        dial(p);
+        dial(p, byte() & 1);
+        ask_upgrade(p);
         break;
     case 1:
         say_connect(p);
@@ -479,7 +553,17 @@ static void step(void)
         say_puback(p);
         break;
     case 6:
-        write_packet(p, byte() & 1 ? 0xc0 : 0xe0, "", 0);
+        switch (byte() % 4) {
+        case 0:
+            write_packet(p, 0xe0, "", 0);
+            break;
+        case 1:
+            if (p->web)
+                write_frame(p, byte() & 1 ? 8 : 9, (const uint8_t *)"\3\xe8", 2);
+            break;
+        default:
+            write_packet(p, 0xc0, "", 0);
+        }
         break;
     case 7:
         say_bytes(p);
