@@ -149,12 +149,17 @@
       "Wait until they are sent, or cancel some.")                                                 \
     X(NOT_PENDING, "014915", 409, "The command is no longer PENDING.",                             \
       "The device may have got it; the text names its status.", "Wait for its end.")               \
+    X(CA_PROOF, "014307", 400, "Invalid input.",                                                   \
+      "The certificate for the verification does not prove the CA; the text says why.",            \
+      "Sign a certificate with the CA whose common name is the verify_code.")                      \
     X(CERT_BAD, "014390", 400, "Invalid input.", "The text is no PEM certificate of a CA.",        \
       "Send one PEM certificate of a CA.")                                                         \
     X(NO_CERT, "014391", 404, "The certificate does not exist.",                                   \
       "No certificate has this cert_id.", "List the certificates.")                                \
     X(CERT_IN_USE, "014392", 403, "Operation not allowed.", "Actions use the certificate.",        \
       "Change the actions that use it.")                                                           \
+    X(CA_TAKEN, "014394", 400, "Invalid input.", "The space has this certificate already.",        \
+      "List the certificates of the space.")                                                       \
     X(CERT_QUOTA, "014393", 403, "Operation not allowed.",                                         \
       "The number of certificates is reached.", "Delete certificates.")                            \
     X(RATE, "021101", 403, "Too many requests.",                                                   \

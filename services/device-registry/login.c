@@ -6,7 +6,7 @@
 #include <time.h>
 
 #include "libcommon/crypto.h"
-#include "services/device-registry/registry.h"
+#include "services/device-registry/trust.h"
 
 enum { CONNACK_CLIENT_ID = 2, CONNACK_UNAVAILABLE = 3, CONNACK_PASSWORD = 4, CONNACK_DENIED = 5 };
 
@@ -129,6 +129,31 @@ static void check_state(struct login_refusal *out, const Causeway__SessionOpen *
                "The device has secure_access, the connection is not encrypted.");
 }
 
+static bool is_fingerprint(const char *known, const struct trust_verdict *v)
+{
+    return known && (strcasecmp(known, v->sha256) == 0 || strcasecmp(known, v->sha1) == 0);
+}
+
+/* Its password, if it sends one, is not looked at, nor the clock of its client id. */
+static void check_certificate(struct login_refusal *out, const Causeway__SessionOpen *open,
+                              const struct login_device *device)
+{
+    const struct trust_verdict *v = device->certificate;
+    if (!open->secure)
+        refuse(out, CONNACK_DENIED, "auth_type",
+               "Connect over TLS with the certificate, or register the device with auth_type "
+               "SECRET.",
+               "The device is registered with a certificate, the connection is not encrypted.");
+    else if (!v->fine)
+        refuse(out, CONNACK_DENIED, v->code, v->next_step, "%s", v->reason);
+    else if (device->fingerprint && !is_fingerprint(device->fingerprint, v) &&
+             !is_fingerprint(device->secondary_fingerprint, v))
+        refuse(out, CONNACK_DENIED, "fingerprint_mismatch",
+               "Give the device the certificate that was bound to it, or reset the fingerprint.",
+               "The certificate has fingerprint %.16s…, the device is bound to %.16s….", v->sha256,
+               device->fingerprint);
+}
+
 void login_check(struct login_refusal *out, const Causeway__SessionOpen *open,
                  const struct login_device *device, const char *deleted, int64_t now_ms)
 {
@@ -146,9 +171,11 @@ void login_check(struct login_refusal *out, const Causeway__SessionOpen *open,
         refuse(out, CONNACK_PASSWORD, "unknown_device",
                "Register the device, or correct the device id in user name and client id.",
                "No device of this id is registered.");
+    else if (device->certificate)
+        check_certificate(out, open, device);
     else if (strcmp(device->auth_type, "SECRET") != 0)
         refuse(out, CONNACK_DENIED, "auth_type",
-               "Connect with the certificate, or register the device with auth_type SECRET.",
+               "Register the device with auth_type SECRET or CERTIFICATES.",
                "The device is registered with auth_type %s.", device->auth_type);
     else if (!device->secrets)
         refuse(out, CONNACK_UNAVAILABLE, "secret_not_opened",

@@ -7,6 +7,7 @@
 #include "libcommon/log_read.h"
 #include "proto/subjects.h"
 #include "services/device-registry/subdevices.h"
+#include "services/device-registry/trust.h"
 
 #define AT(f) offsetof(struct registry, f)
 
@@ -17,6 +18,7 @@ static const struct cw_option options[] = {
     { "DEVICES_MAX", CW_OPT_INT, "0", 0, INT32_MAX, AT(devices_max), "devices; 0: any number" },
     { "CHILDREN_MAX", CW_OPT_INT, "50000", 0, 10000000, AT(children_max),
       "devices right below one gateway; 0: any number" },
+    { "CAS_MAX", CW_OPT_INT, "100", 1, 10000, AT(cas_max), "CA certificates of devices" },
     { "SECRETS_CACHED", CW_OPT_INT, "20000", 16, 10000000, AT(secrets_max),
       "opened secrets kept in memory" },
     { "GATEWAY_LOST", CW_OPT_MS, "5s", 1000, 600000, AT(lost_ms),
@@ -40,6 +42,11 @@ static const struct cw_api_op operations[] = {
     { "DeleteProduct", delete_product },
     { "ImportProduct", import_product },
     { "ExportProduct", export_product },
+    { "AddCertificate", add_ca },
+    { "ListCertificates", list_cas },
+    { "ShowCertificate", show_ca },
+    { "DeleteCertificate", delete_ca },
+    { "CheckCertificate", check_ca },
     { "ListDevices", list_devices },
     { "AddDevice", add_device },
     { "ShowDevice", show_device },
@@ -64,6 +71,10 @@ static const struct cw_space_rule spaces[] = {
     { "device",
       { "space_of_device", "SELECT app_id FROM registry.device WHERE device_id = $1" },
       { "path:device_id" } },
+    { "ca",
+      { "space_of_ca",
+        "SELECT app_id FROM registry.ca_certificate WHERE certificate_id = lower($1)" },
+      { "path:certificate_id" } },
     { "product",
       { "space_of_product", "SELECT p.app_id FROM registry.product p JOIN registry.app a"
                             " USING (app_id) WHERE p.product_id = $1"
@@ -112,6 +123,7 @@ static int start(struct cw_app *app, void *self)
     }
     r->logins = connection(app);
     cw_db_watch(r->logins, on_db, r->logins);
+    r->trust = trust_open(r);
     r->secrets = secrets_open((size_t)r->secrets_max);
     cw_bus_subscribe(cw_app_bus(app), "invalidate.device", NULL, on_invalidate, r);
     cw_bus_watch(cw_app_bus(app), on_bus, r);
@@ -143,6 +155,7 @@ static void stop(void *self)
     subdevices_close(&r->subdevices);
     cw_log_append_close(&r->uplink);
     cw_log_reader_close(&r->events);
+    trust_close(&r->trust);
     cw_db_close(&r->logins);
     for (size_t i = 1; i < CALL_CONNECTIONS; i++) /* the first is the skeleton's */
         cw_db_close(&r->calls[i]);
@@ -159,7 +172,7 @@ int main(int argc, char **argv)
                               .options = options,
                               .self = &self,
                               .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
-                              .schema_version = 15,
+                              .schema_version = 17,
                               .start = start,
                               .drain = drain,
                               .stop = stop },

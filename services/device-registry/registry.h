@@ -12,6 +12,7 @@
 struct secrets;
 struct gateways;
 struct subdevices;
+struct trust;
 
 /* Commits of several connections wait for the disk together. */
 #define CALL_CONNECTIONS 4
@@ -23,11 +24,12 @@ struct registry {
     struct secrets *secrets;
     struct gateways *gateways;
     struct subdevices *subdevices;
+    struct trust *trust;
     struct event *expiry;
     struct cw_log_append *uplink;
     struct cw_log_reader *events;
     uint8_t seal_key[32];
-    int64_t apps_max, products_max, devices_max, children_max, secrets_max;
+    int64_t apps_max, products_max, devices_max, children_max, secrets_max, cas_max;
     int64_t lost_ms;  /* silence after which a gateway is taken for gone */
     int64_t close_ms; /* longest wait for a gateway that is to cut a session */
 };
@@ -147,6 +149,15 @@ json_t *first_desired(const json_t *model, const json_t *wishes);
 /* Wishes must be in the model, writable and of the right type. False: the call has been failed. */
 bool check_desired(struct cw_api_call *call, const json_t *wishes, const json_t *model);
 
+/* ---- cas.c */
+
+void add_ca(struct cw_api_call *call, void *self); /* unverified, with a verify_code */
+void list_cas(struct cw_api_call *call, void *self);
+void show_ca(struct cw_api_call *call, void *self);
+void delete_ca(struct cw_api_call *call, void *self);
+/* CheckCertificate: a certificate with the verify_code as common name, signed by the CA. */
+void check_ca(struct cw_api_call *call, void *self);
+
 /* ---- close.c */
 
 typedef void close_fn(bool confirmed, void *arg);
@@ -180,13 +191,16 @@ struct login_device {
     const char *auth_type;
     bool frozen, child, secure_access;
     const struct secret_pair *secrets; /* NULL: could not be opened */
+    const struct trust_verdict *certificate;
+    const char *fingerprint, *secondary_fingerprint; /* NULL: none yet */
 };
 struct login_refusal {
     unsigned connack; /* 0: accepted */
     const char *code, *next_step;
     char reason[200];
 };
-/* device NULL: unknown; deleted: when a device of this id was deleted (text), or NULL. */
+/* trust.c: what a certificate is, for a device that is registered with one; else NULL.
+ * device NULL: unknown; deleted: when a device of this id was deleted (text), or NULL. */
 void login_check(struct login_refusal *out, const Causeway__SessionOpen *open,
                  const struct login_device *device, const char *deleted, int64_t now_ms);
 

@@ -5,14 +5,15 @@
 #include <string.h>
 
 #include "libcommon/metrics.h"
-#include "services/device-registry/registry.h"
+#include "services/device-registry/trust.h"
 
 #define BATCH_MAX 4096
 
 static const struct cw_stmt stmt_lookup = {
     "sessions_lookup",
     "SELECT d.device_key, d.product_key, d.auth_type, d.secret, d.secondary_secret, d.frozen,"
-    " d.secure_access, d.parent_key, d.auth_version, d.app_id, CASE WHEN d.device_key IS NULL THEN"
+    " d.secure_access, d.parent_key, d.auth_version, d.app_id,"
+    " d.fingerprint, d.secondary_fingerprint, CASE WHEN d.device_key IS NULL THEN"
     "  (SELECT " SQL_BASIC_TIME(
         "t.deleted") " || CASE WHEN t.reason = 'timeout' THEN ' by its timeout'"
                      "    WHEN t.deleted_by <> '' THEN ' by user ' || t.deleted_by ELSE '' END"
@@ -23,23 +24,31 @@ static const struct cw_stmt stmt_lookup = {
 };
 /* The lock on the device's row puts logins of one device into one order, so that session numbers
  * grow with time, and makes a login wait for a change of the secret and then find it. */
-static const struct cw_stmt stmt_open = {
-    "sessions_open",
-    "WITH ok AS (SELECT d.device_key, d.device_id, d.product_key, d.partition, u.client, u.peer"
-    "  FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[])"
-    "  AS u(device_key, auth_version, client, peer)"
-    "  JOIN registry.device d ON d.device_key = u.device_key AND d.auth_version = u.auth_version"
-    "  WHERE NOT d.frozen ORDER BY d.device_key FOR NO KEY UPDATE OF d),"
-    " new AS (INSERT INTO registry.session AS s (device_key, session_no, gateway, device_id,"
-    "  product_key, partition, client, peer) SELECT device_key, nextval('registry.session_no'),"
-    "  $5, device_id, product_key, partition, client, peer FROM ok ON CONFLICT (device_key)"
-    "  DO UPDATE SET session_no = EXCLUDED.session_no, gateway = EXCLUDED.gateway,"
-    "  device_id = EXCLUDED.device_id, product_key = EXCLUDED.product_key,"
-    "  partition = EXCLUDED.partition, client = EXCLUDED.client, peer = EXCLUDED.peer,"
-    "  opened = now(), lost = NULL, old_session_no = s.session_no,"
-    "  old_gateway = CASE WHEN s.lost IS NULL THEN s.gateway END"
-    "  RETURNING device_key, session_no, old_gateway, old_session_no)"
+#define OPEN(bind)                                                                                 \
+    "WITH ok AS (SELECT d.device_key, d.device_id, d.product_key, d.partition, u.client, u.peer,"  \
+    "  u.fingerprint"                                                                              \
+    "  FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $6::text[])"                \
+    "  AS u(device_key, auth_version, client, peer, fingerprint)"                                  \
+    "  JOIN registry.device d ON d.device_key = u.device_key AND d.auth_version = u.auth_version"  \
+    "  WHERE NOT d.frozen AND (u.fingerprint IS NULL OR d.fingerprint IS NULL)"                    \
+    "  ORDER BY d.device_key FOR NO KEY UPDATE OF d)," bind                                        \
+    " new AS (INSERT INTO registry.session AS s (device_key, session_no, gateway, device_id,"      \
+    "  product_key, partition, client, peer) SELECT device_key, nextval('registry.session_no'),"   \
+    "  $5, device_id, product_key, partition, client, peer FROM ok ON CONFLICT (device_key)"       \
+    "  DO UPDATE SET session_no = EXCLUDED.session_no, gateway = EXCLUDED.gateway,"                \
+    "  device_id = EXCLUDED.device_id, product_key = EXCLUDED.product_key,"                        \
+    "  partition = EXCLUDED.partition, client = EXCLUDED.client, peer = EXCLUDED.peer,"            \
+    "  opened = now(), lost = NULL, old_session_no = s.session_no,"                                \
+    "  old_gateway = CASE WHEN s.lost IS NULL THEN s.gateway END"                                  \
+    "  RETURNING device_key, session_no, old_gateway, old_session_no)"                             \
     " SELECT device_key, session_no, old_gateway, old_session_no FROM new ORDER BY device_key"
+static const struct cw_stmt stmt_open = { "sessions_open", OPEN("") };
+/* The first login with a certificate binds the device to it; another one in the same moment finds
+ * it bound. */
+static const struct cw_stmt stmt_open_bind = {
+    "sessions_open_bind",
+    OPEN(" bound AS (UPDATE registry.device d SET fingerprint = ok.fingerprint FROM ok"
+         "  WHERE d.device_key = ok.device_key AND ok.fingerprint IS NOT NULL),")
 };
 
 /* One open of a batch. */
@@ -47,7 +56,8 @@ struct login {
     struct login_refusal refusal;
     int64_t device_key, product_key, auth_version, session_no, old_session_no;
     char *old_gateway, *app_id;
-    int round; /* the k-th accepted open of its device goes into statement k */
+    char fingerprint[65]; /* to be bound; "": none */
+    int round;            /* the k-th accepted open of its device goes into statement k */
 };
 
 struct batch {
@@ -200,29 +210,38 @@ static struct opening *collect(struct batch *b, int round)
 
 static bool open_round(struct batch *b, int round)
 {
-    struct cw_db_array key = { 0 }, version = { 0 }, client = { 0 }, peer = { 0 };
+    struct cw_db_array key = { 0 }, version = { 0 }, client = { 0 }, peer = { 0 },
+                       fingerprint = { 0 };
+    bool binds = false;
     struct opening *o = collect(b, round);
     cw_db_array_reset(&key, CW_ARRAY_INT8);
     cw_db_array_reset(&version, CW_ARRAY_INT8);
     cw_db_array_reset(&client, CW_ARRAY_TEXT);
     cw_db_array_reset(&peer, CW_ARRAY_TEXT);
+    cw_db_array_reset(&fingerprint, CW_ARRAY_TEXT);
     for (size_t i = 0; i < o->n; i++) {
         const Causeway__SessionOpen *open = b->request->opens[o->logins[i] - b->logins];
         cw_db_array_int(&key, o->logins[i]->device_key);
         cw_db_array_int(&version, o->logins[i]->auth_version);
         cw_db_array_str(&client, open->client_id);
         cw_db_array_str(&peer, open->peer);
+        const char *bind = *o->logins[i]->fingerprint ? o->logins[i]->fingerprint : NULL;
+        cw_db_array_str(&fingerprint, bind);
+        binds |= bind != NULL;
     }
-    const struct cw_db_param p[] = { cw_db_array_param(&key), cw_db_array_param(&version),
-                                     cw_db_array_param(&client), cw_db_array_param(&peer),
-                                     CW_TEXT(b->request->gateway) };
-    bool sent = cw_db_exec(b->r->logins, &stmt_open, 5, p, on_opened, o) != NULL;
+    const struct cw_db_param p[] = {
+        cw_db_array_param(&key),  cw_db_array_param(&version),  cw_db_array_param(&client),
+        cw_db_array_param(&peer), CW_TEXT(b->request->gateway), cw_db_array_param(&fingerprint)
+    };
+    bool sent =
+        cw_db_exec(b->r->logins, binds ? &stmt_open_bind : &stmt_open, 6, p, on_opened, o) != NULL;
     if (!sent)
         free(o);
     cw_db_array_free(&key);
     cw_db_array_free(&version);
     cw_db_array_free(&client);
     cw_db_array_free(&peer);
+    cw_db_array_free(&fingerprint);
     return sent;
 }
 
@@ -263,6 +282,7 @@ static void check_one(struct batch *b, const PGresult *res, size_t i, int64_t no
     struct login *l = &b->logins[i];
     int row = (int)i;
     struct login_device device = { 0 };
+    struct trust_verdict verdict;
     bool known = cw_db_str(res, row, "device_key") != NULL;
     if (known) {
         l->device_key = cw_db_i64(res, row, "device_key", 0);
@@ -276,9 +296,19 @@ static void check_one(struct batch *b, const PGresult *res, size_t i, int64_t no
         device.secrets =
             secrets_get(b->r->secrets, b->r->seal_key, l->device_key, l->auth_version,
                         cw_db_str(res, row, "secret"), cw_db_str(res, row, "secondary_secret"));
+        device.fingerprint = cw_db_str(res, row, "fingerprint");
+        device.secondary_fingerprint = cw_db_str(res, row, "secondary_fingerprint");
+    }
+    if (known && strcmp(device.auth_type, "CERTIFICATES") == 0) {
+        const Causeway__SessionOpen *open = b->request->opens[i];
+        trust_check(b->r->trust, &verdict, l->app_id, open->certificates, open->n_certificates,
+                    now_ms);
+        device.certificate = &verdict;
     }
     login_check(&l->refusal, b->request->opens[i], known ? &device : NULL,
                 cw_db_str(res, row, "deleted"), now_ms);
+    if (device.certificate && !l->refusal.connack && !device.fingerprint)
+        snprintf(l->fingerprint, sizeof l->fingerprint, "%s", verdict.sha256);
 }
 
 static void on_looked_up(PGresult *res, void *arg)

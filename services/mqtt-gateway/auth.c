@@ -12,6 +12,8 @@
 #define PASSWORD_MAX 256
 #define BATCH_MS     2
 #define ASKED_MAX    4 /* a storm waits here, in order, and does not pile up at the registry */
+#define CHAIN_MAX    5 /* certificates of a device, its own included */
+#define CERT_MAX     8192
 #define AWAY         3 /* CONNACK: the platform is unavailable */
 #define DENIED       5 /* the highest code that MQTT 3.1.1 knows */
 
@@ -19,6 +21,7 @@ struct auth_entry {
     struct conn *conn; /* NULL: gone */
     Causeway__SessionOpen open;
     struct client_id id;
+    ProtobufCBinaryData certificates[CHAIN_MAX];
     char peer[PEER_LEN];
 };
 
@@ -42,6 +45,8 @@ struct auth {
 static void entry_free(struct auth_entry *e)
 {
     free(e->open.client_id);
+    for (size_t i = 0; i < e->open.n_certificates; i++)
+        OPENSSL_free(e->certificates[i].data);
     if (e->open.password) {
         explicit_bzero(e->open.password, strlen(e->open.password));
         free(e->open.password);
@@ -184,6 +189,31 @@ static void ask_next(struct auth *a)
     }
 }
 
+static void add_certificate(struct auth_entry *e, X509 *cert)
+{
+    unsigned char *der = NULL;
+    int n = e->open.n_certificates < CHAIN_MAX ? i2d_X509(cert, &der) : 0;
+    if (n <= 0)
+        return;
+    if (n > CERT_MAX) {
+        OPENSSL_free(der);
+        return;
+    }
+    e->certificates[e->open.n_certificates++] = (ProtobufCBinaryData){ (size_t)n, der };
+}
+
+/* What the device has shown; of a session that was resumed there is its own certificate only. */
+static void add_chain(struct auth_entry *e, SSL *ssl)
+{
+    X509 *own = ssl ? SSL_get0_peer_certificate(ssl) : NULL;
+    STACK_OF(X509) *others = own ? SSL_get_peer_cert_chain(ssl) : NULL;
+    e->open.certificates = e->certificates;
+    if (own)
+        add_certificate(e, own);
+    for (int i = 0; i < sk_X509_num(others); i++)
+        add_certificate(e, sk_X509_value(others, i));
+}
+
 static struct auth_entry *entry_new(struct conn *c, const struct client_id *id,
                                     const struct packet_connect *connect)
 {
@@ -202,6 +232,7 @@ static struct auth_entry *entry_new(struct conn *c, const struct client_id *id,
     e->open.client_id = cw_strndup(connect->client_id.p, connect->client_id.len);
     e->open.peer = conn_peer(c, e->peer);
     e->open.secure = c->ssl != NULL;
+    add_chain(e, c->ssl);
     return e;
 }
 

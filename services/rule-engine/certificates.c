@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "services/rule-engine/ca_pem.h"
+#include "libcommon/ca_pem.h"
 #include "services/rule-engine/engine.h"
 
 #define CERT_COLUMNS                                                                               \

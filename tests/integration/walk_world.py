@@ -5,6 +5,7 @@ import json
 import zipfile
 from urllib.parse import urlencode
 
+from callback import Authority
 from contract import OPERATIONS
 from identity_world import Iam
 from rest import unique
@@ -29,7 +30,7 @@ def package(manufacturer=None, model=None):
 class World:
     def __init__(self, platform, authority):
         self.platform, self.api, self.iam = platform, platform.api, Iam(platform.api)
-        self.pem = authority.pem
+        self.pem, self.folder = authority.pem, authority.folder
         self.api.login()
         self.space = self.api.post("/apps", {"app_name": unique("walk")})["app_id"]
         self.example = copy.deepcopy(self._operation("CreateProduct").content["example"])
@@ -74,6 +75,7 @@ class World:
                   "product_id": self.new_product, "device_id": lambda: self.new_device()["device_id"],
                   "rule_id": self.new_rule, "action_id": self.new_action,
                   "cert_id": lambda: self.api.post("/routing-rule/certificates", {"content": self.pem})["cert_id"],
+                  "certificate_id": self.new_certificate,
                   "user_id": lambda: self.iam.user()["id"], "group_id": lambda: self.iam.group(),
                   "role_id": lambda: self.iam.policy(("Allow", ["iotda:devices:*"], None)),
                   "access_key": lambda: self.iam.expect(
@@ -114,6 +116,18 @@ class World:
         return {"device_id": device, "command_id": self.api.post(f"/devices/{device}/async-commands", body,
                                                                  status=200)["command_id"]}
 
+    def new_ca(self):
+        self.ca = Authority(self.folder, unique("CA"))
+        return self.ca.pem
+
+    def new_certificate(self):
+        self.uploaded = self.api.post("/certificates", {"content": self.new_ca(), "app_id": self.space})
+        return self.uploaded["certificate_id"]
+
+    def proof(self):
+        with open(self.ca.issue(self.uploaded["verify_code"], sans=())) as f:
+            return f.read()
+
     path_CancelAsyncCommand = path_ShowAsyncDeviceCommand
 
     def path_KeystoneRemoveUserFromGroup(self):
@@ -138,7 +152,8 @@ class World:
         """The example with its {names} filled in, and names that are new."""
         if not op.content:
             return None
-        known = {"product_id": self.product, "pem": self.pem, "app_id": self.space,
+        known = {"product_id": self.product, "pem": self.new_ca if op.id == "AddCertificate" else self.pem,
+                 "proof": self.proof, "app_id": self.space,
                  "rule_id": self.new_rule, "user_id": lambda: self.iam.user()["id"],
                  "other_gateway_id": lambda: self.new_device()["device_id"],
                  "user_name": self.api.env["CAUSEWAY_USER"], "domain_name": self.api.env["CAUSEWAY_DOMAIN"],

@@ -771,7 +771,8 @@ static void a_batch_of_logins_is_answered_in_order(void **state)
         { { "p1_frozen", "abcdefgh", NULL, 0, 0, false }, 5, "frozen", "frozen" },
         { { "p1_tls", "abcdefgh", NULL, 0, 0, false }, 5, "needs_tls", "not encrypted" },
         { { "p1_tls", "abcdefgh", NULL, 0, 0, true }, 0, "", "" },
-        { { "p1_cert", "abcdefgh", NULL, 0, 0, true }, 5, "auth_type", "CERTIFICATES" },
+        { { "p1_cert", "abcdefgh", NULL, 0, 0, true }, 5, "certificate_missing", "has shown none" },
+        { { "p1_cert", "abcdefgh", NULL, 0, 0, false }, 5, "auth_type", "not encrypted" },
     };
     struct login logins[CW_ARRAY_LEN(cases)];
     for (size_t i = 0; i < CW_ARRAY_LEN(cases); i++)

@@ -1,5 +1,4 @@
 /* links: services/rule-engine/match.c services/rule-engine/target_url.c */
-/* links: services/rule-engine/ca_pem.c */
 /* Rules without servers: who is owed an event, what the notification is, which URL and which
  * certificate are taken. */
 #include <errno.h>
@@ -11,8 +10,8 @@
 #include <cmocka.h>
 #include <jansson.h>
 
+#include "libcommon/ca_pem.h"
 #include "libcommon/clock.h"
-#include "services/rule-engine/ca_pem.h"
 #include "services/rule-engine/match.h"
 #include "services/rule-engine/target_url.h"
 #include "tests/unit/tls_target.h"

@@ -1,4 +1,4 @@
-#include "services/rule-engine/ca_pem.h"
+#include "libcommon/ca_pem.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -71,6 +71,19 @@ static const char *fault(X509 *cert, int n, bool key, int64_t now_ms)
     return NULL;
 }
 
+static char *name_part(X509 *cert, int nid)
+{
+    X509_NAME *name = X509_get_subject_name(cert);
+    unsigned char *utf8 = NULL;
+    int at = X509_NAME_get_index_by_NID(name, nid, -1);
+    int n = at < 0 ? -1
+                   : ASN1_STRING_to_UTF8(&utf8,
+                                         X509_NAME_ENTRY_get_data(X509_NAME_get_entry(name, at)));
+    char *text = cw_strndup(n > 0 ? (const char *)utf8 : "", n > 0 ? (size_t)n : 0);
+    OPENSSL_free(utf8);
+    return text;
+}
+
 static void describe(struct ca_pem *out, X509 *cert)
 {
     uint8_t digest[EVP_MAX_MD_SIZE];
@@ -82,6 +95,9 @@ static void describe(struct ca_pem *out, X509 *cert)
     X509_digest(cert, EVP_sha256(), digest, &len);
     out->subject = bio_text(subject);
     out->content = bio_text(pem);
+    out->common_name = name_part(cert, NID_commonName);
+    out->organization = name_part(cert, NID_organizationName);
+    out->begins_ms = time_ms(X509_get0_notBefore(cert));
     out->expires_ms = time_ms(X509_get0_notAfter(cert));
     cw_hex(out->fingerprint, digest, CW_DIGEST_LEN);
     BIO_free(subject);
@@ -107,4 +123,6 @@ void ca_pem_free(struct ca_pem *ca)
 {
     free(ca->content);
     free(ca->subject);
+    free(ca->common_name);
+    free(ca->organization);
 }

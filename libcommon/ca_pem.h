@@ -6,9 +6,11 @@
 #include "libcommon/util.h"
 
 struct ca_pem {
-    char *content; /* the one certificate as PEM, nothing around it */
-    char *subject; /* RFC 2253, UTF-8 */
-    int64_t expires_ms;
+    char *content;      /* the one certificate as PEM, nothing around it */
+    char *subject;      /* RFC 2253, UTF-8 */
+    char *common_name;  /* of the subject, "" without */
+    char *organization; /* the same */
+    int64_t begins_ms, expires_ms;
     char fingerprint[65]; /* SHA-256, hex */
 };
 

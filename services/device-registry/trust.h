@@ -1,0 +1,28 @@
+/* trust.h - the CAs that devices with a certificate are checked against, and that check
+ * (docs/protocol/mqtt-login.md). The CAs of all spaces are kept in memory: there are at most 100.
+ */
+#pragma once
+
+#include "services/device-registry/registry.h"
+
+/* What a device's certificate is. */
+struct trust_verdict {
+    bool fine;
+    const char *code, *next_step; /* when it is not */
+    char reason[200];
+    char sha256[65], sha1[41]; /* of the leaf, lower-case hex; "" unless it could be read */
+};
+
+/* Loads them now, each minute, and when one is told to have changed. */
+struct trust *trust_open(struct registry *r);
+void trust_close(struct trust **t); /* NULL is fine */
+/* After the commit: all instances load them again. */
+void trust_changed(struct registry *r);
+
+/* chain: the device's certificate first, then what it sent along, DER. app_id: the device's space,
+ * whose CAs count. */
+void trust_check(const struct trust *t, struct trust_verdict *out, const char *app_id,
+                 const ProtobufCBinaryData *chain, size_t n, int64_t now_ms);
+/* The certificate in a PEM text was issued by the CA (PEM) and has this common name. NULL, or what
+ * is wrong, for a person. */
+const char *trust_prove(const char *ca, const char *proof, const char *common_name, int64_t now_ms);
