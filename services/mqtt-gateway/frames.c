@@ -48,6 +48,17 @@ static enum reason not_offered(const struct packet_connect *con)
     return con->has_will && con->will_retain ? REASON_RETAIN : REASON_SUCCESS;
 }
 
+static void refuse_keep_alive(struct conn *c, const char *device_id, uint16_t keep_alive_s)
+{
+    const struct gateway_settings *set = &c->gw->set;
+    char reason[120];
+    snprintf(reason, sizeof reason, "The keep-alive of CONNECT is %u s; %lld to %lld s are let in.",
+             keep_alive_s, (long long)set->keep_alive_min_ms / 1000,
+             (long long)set->keep_alive_max_ms / 1000);
+    refuse_connect(c, device_id, "keep_alive_range", reason,
+                   "Set the keep-alive of the client to 120 seconds.");
+}
+
 static void on_connect(struct conn *c, struct packet *p)
 {
     const struct packet_connect *con = &p->connect;
@@ -66,9 +77,7 @@ static void on_connect(struct conn *c, struct packet *p)
                        "Use the client id <device id>_0_<sign type>_<YYYYMMDDHH> and the device id "
                        "as user name.");
     else if (keep_alive_ms < set->keep_alive_min_ms || keep_alive_ms > set->keep_alive_max_ms)
-        refuse_connect(c, id.device_id, "keep_alive_range",
-                       "The keep-alive of CONNECT is outside 30 to 1200 seconds.",
-                       "Set the keep-alive of the client to 120 seconds.");
+        refuse_keep_alive(c, id.device_id, con->keep_alive_s);
     else {
         c->keep_alive_ms = keep_alive_ms * 3 / 2;
         conn_await(c);

@@ -33,6 +33,7 @@ static const struct row {
     { "shadow/get/response", DOWN, true, false, false, false },
     { "events/up", UP, false, false, false, false },
     { "events/down", DOWN, false, false, false, false },
+    { "events/down", UP, false, false, false, false }, /* the Go SDK reports results there */
     { "bootstrap/up", UP, false, false, false, false },
     { "bootstrap/down", DOWN, false, false, false, false },
     { "sub_device_manage/messages/up", UP, false, false, false, false },

@@ -22,6 +22,7 @@ struct answer {
     /* of a shadow, which is read after the commit; shadow_key 0: an event */
     int64_t shadow_key;
     char *shadow_of, *service_id;
+    bool needs_subscription;
 };
 
 static void answer_free(struct answer *a)
@@ -72,6 +73,15 @@ void answers_shadow(struct answers *list, const struct answer_to *to, int64_t de
     a->service_id = service_id ? cw_strdup(service_id) : NULL;
 }
 
+void answers_bootstrap(struct answers *list, const struct answer_to *to, json_t *payload)
+{
+    struct answer *a =
+        add(list, to, cw_sprintf("$oc/devices/%s/sys/bootstrap/down", to->device_id));
+    a->needs_subscription = true;
+    cw_json_write(&a->payload, payload);
+    json_decref(payload);
+}
+
 /* ---- the way down */
 
 /* Takes a. The gateway's own limits and resending apply; what becomes of it is not waited for. */
@@ -88,6 +98,7 @@ static void send_down(struct answer *a)
     d.qos = 1;
     d.resend_ms = 2000;
     d.resends = 3;
+    d.needs_subscription = a->needs_subscription;
     uint8_t *packed = cw_malloc(causeway__downlink__get_packed_size(&d));
     size_t n = causeway__downlink__pack(&d, packed);
     snprintf(subject, sizeof subject, "downlink.%s", a->gateway);

@@ -25,6 +25,8 @@ void answers_event(struct answers *a, const struct answer_to *to, const char *ob
 /* shadow/get/response: the shadow of device_key, which has this id; service_id NULL: all. */
 void answers_shadow(struct answers *a, const struct answer_to *to, int64_t device_key,
                     const char *device_id, const char *service_id, const char *request_id);
+/* bootstrap/down, if the device has subscribed it: takes payload. */
+void answers_bootstrap(struct answers *a, const struct answer_to *to, json_t *payload);
 /* After the commit: they go. Before it: nothing was said. Empties the list. */
 void answers_send(struct answers *a, struct uplink *u);
 void answers_drop(struct answers *a);

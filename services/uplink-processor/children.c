@@ -8,7 +8,7 @@
 
 #include "libcommon/json.h"
 
-#define REPORT_MAX_BYTES (64U << 10)
+#define REPORT_MAX_BYTES (64U << 10) /* of a batch report; events may have 1 MB (logs) */
 
 struct payload {
     const Causeway__Uplink *up; /* the key of the hash */
@@ -63,7 +63,7 @@ static void remember_all(struct children *c, const json_t *root)
 static bool may_name_a_child(const Causeway__Uplink *up)
 {
     static const char word[] = "object_device_id";
-    return strstr(up->topic, "/sys/gateway/") || strstr(up->topic, "/sys/events/up") ||
+    return strstr(up->topic, "/sys/gateway/") || strstr(up->topic, "/sys/events/") ||
            strstr(up->topic, "/sys/shadow/get/") ||
            (strstr(up->topic, "/sys/messages/up") && up->body.len &&
             memmem(up->body.data, up->body.len, word, sizeof word - 1));
@@ -78,7 +78,7 @@ void children_read(struct children **at, const Causeway__Uplink *up)
         *at = cw_calloc(1, sizeof **at);
     struct payload *p = cw_calloc(1, sizeof *p);
     p->up = up;
-    if (up->body.len <= REPORT_MAX_BYTES)
+    if (up->body.len <= REPORT_MAX_BYTES || !strstr(up->topic, "/sys/gateway/"))
         p->root = cw_json_parse(up->body.data, up->body.len, &err);
     HASH_ADD_PTR((*at)->payloads, up, p);
     if (json_is_object(p->root))

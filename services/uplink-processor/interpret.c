@@ -218,6 +218,12 @@ static void on_publish(struct item *it)
     case TOPIC_EVENTS:
         on_events(it);
         break;
+    case TOPIC_BOOTSTRAP:
+        on_bootstrap(it);
+        break;
+    case TOPIC_OLD:
+        on_old(it);
+        break;
     case TOPIC_UNKNOWN:
         text_cut(topic, sizeof topic, it->up->topic, strlen(it->up->topic));
         snprintf(reason, sizeof reason, "Nothing listens on topic \"%s\".", topic);

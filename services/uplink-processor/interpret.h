@@ -49,3 +49,5 @@ void on_children(struct item *it);
 /* interpret_events.c: what a device asks and tells */
 void on_shadow_get(struct item *it);
 void on_events(struct item *it);
+void on_bootstrap(struct item *it);
+void on_old(struct item *it);

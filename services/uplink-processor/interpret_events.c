@@ -155,6 +155,29 @@ static void store_event(struct item *it, const struct device *d)
                                                 .verdicts = &none });
 }
 
+/* ---- bootstrap: this platform, when it is told how it is reached from outside */
+
+void on_bootstrap(struct item *it)
+{
+    struct answer_to to = speaker(it);
+    const char *address = it->b->u->bootstrap_address;
+    json_t *o = address && *address
+                    ? json_pack("{s:s}", "address", address)
+                    : json_pack("{s:s, s:s}", "errorCode", "100414", "errorMsg",
+                                "no strategy: BOOTSTRAP_ADDRESS of uplink-processor is not set");
+    item_count(it, LEDGER_STORED);
+    answers_bootstrap(&it->b->answers, &to, o);
+}
+
+/* ---- topics of older SDKs */
+
+void on_old(struct item *it)
+{
+    item_count(it, LEDGER_STORED);
+    if (it->up->body.len && cw_utf8_valid((const char *)it->up->body.data, it->up->body.len))
+        store_event(it, it->device);
+}
+
 void on_events(struct item *it)
 {
     const json_t *root = children_payload(it->b->children, it->up);
@@ -165,8 +188,7 @@ void on_events(struct item *it)
     bool others = false;
     if (!json_is_array(services)) {
         item_refuse(
-            it, "decode", "no_services",
-            "The event is no JSON object of at most 64 KB with a list named services.",
+            it, "decode", "no_services", "The event is no JSON object with a list named services.",
             "Send {\"services\":[{\"service_id\":\"…\",\"event_type\":\"…\",\"paras\":{…}}]}.");
         return;
     }

@@ -22,6 +22,8 @@ static const struct cw_option options[] = {
       "days that history and quarantine are kept" },
     { "DEVICE_CACHE", CW_OPT_INT, "100000", 1000, 10000000, AT(device_cache),
       "devices whose facts are kept in memory" },
+    { "BOOTSTRAP_ADDRESS", CW_OPT_STRING, "", 0, 300, AT(bootstrap_address),
+      "host:port of MQTT over TLS, told to devices that ask by bootstrap/up; empty: none" },
     { "ABNORMAL_AFTER", CW_OPT_MS, "25h", 1000, 31536000000, AT(abnormal_ms),
       "silence after which a device that sleeps (NB-IoT) is ABNORMAL" },
     { "OFFLINE_AFTER", CW_OPT_MS, "49h", 1000, 31536000000, AT(offline_ms),

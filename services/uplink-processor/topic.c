@@ -10,6 +10,9 @@ static const struct {
     { "messages/up", TOPIC_MESSAGE },
     { "gateway/sub_devices/properties/report", TOPIC_CHILDREN },
     { "events/up", TOPIC_EVENTS },
+    { "events/down", TOPIC_EVENTS },
+    { "bootstrap/up", TOPIC_BOOTSTRAP },
+    { "sub_device_manage/messages/up", TOPIC_OLD },
 };
 
 /* The request id follows. */

@@ -11,7 +11,9 @@ enum topic_kind {
     TOPIC_COMMAND_RESPONSE, /* also of properties/set and properties/get */
     TOPIC_CHILDREN,         /* a gateway reports for its children */
     TOPIC_SHADOW_GET,
-    TOPIC_EVENTS,
+    TOPIC_EVENTS,    /* also events/down, on which the Go SDK reports results */
+    TOPIC_BOOTSTRAP, /* where is my platform? */
+    TOPIC_OLD,       /* of older SDKs: kept, nothing follows */
 };
 
 struct topic {

@@ -38,6 +38,7 @@ struct uplink {
     struct orphans *orphans;
     struct event *ledger_timer, *sleepers_timer;
     bool ledger_asked, sleepers_asked;
+    char *bootstrap_address; /* "host:port"; "": not told */
     int64_t history_days, device_cache, abnormal_ms, offline_ms, sleep_sweep_ms;
 };
 

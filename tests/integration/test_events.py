@@ -112,6 +112,38 @@ def test_an_event_that_is_none_is_refused(api, connected, payload):
     assert connected.connected
 
 
+def test_a_log_may_be_long(api, device, connected):
+    event(connected, "$log", "log_report", {"timestamp": "", "type": "DEVICE_STATUS", "content": "x" * 900000})
+    row = wait_until(lambda: api.history(device["device_id"]))[0]
+    assert len(row["body"] if isinstance(row["body"], str) else json.dumps(row["body"])) > 900000
+    assert api.why(device["device_id"])["failures"] == {}
+
+
+def test_results_on_the_topic_of_the_go_sdk(api, device, connected):
+    """Go publishes them on events/down; they are events, and do not come back."""
+    connected.publish_acked(connected.topic("events/down"), {"services": [
+        {"service_id": "$file_manager", "event_type": "upload_result_report",
+         "paras": {"object_name": "pump.log", "result_code": 0}}]})
+    assert wait_until(lambda: api.history(device["device_id"]))[0]["topic"].endswith("events/down")
+    connected.ping()
+    assert connected.received == []
+
+
+def test_an_older_topic_is_accepted(api, device, connected):
+    connected.publish_acked(connected.topic("sub_device_manage/messages/up"), {"message_name": "scan_result"})
+    wait_until(lambda: api.history(device["device_id"]))
+    assert api.why(device["device_id"])["failures"] == {}
+
+
+# ---- bootstrap: the SDKs subscribe the answer, publish, and go where they are told
+
+@pytest.mark.parametrize("payload", ["", {"baseStrategyKeyword": "plant-3"}])
+def test_bootstrap_names_this_platform(platform, connected, payload):
+    connected.subscribe(connected.topic("bootstrap/down"), 0)
+    connected.publish_acked(connected.topic("bootstrap/up"), payload)
+    assert connected.wait_for("/sys/bootstrap/down")[0].json == {"address": f"127.0.0.1:{platform.mqtts_port}"}
+
+
 # ---- compressed payloads
 
 def test_compressed_reports(api, device, connected):
