@@ -175,6 +175,9 @@ def fanin(b):
         peer = b.times(lambda: swarm(other.port, b.devices(500), duration=b.seconds, **PAYLOAD)["rate"])
     runs = b.times(steady)
     flood = b.times(most)
+    five = b.times(lambda: (b.settled(), b.swarm(500, duration=b.seconds, mqtt5=True, **PAYLOAD)["rate"])[1])
+    web = b.times(lambda: (b.settled(), swarm(int(b.platform.access["CAUSEWAY_MQTT_WS_PORT"]), b.devices(500),
+                                              duration=b.seconds, ws=True, **PAYLOAD)["rate"])[1])
     slow = b.times(lambda: (b.settled(), b.swarm(500, rate=20000, duration=b.seconds, **PAYLOAD))[1])
     broker = statistics.median(peer)
     yield Row("QoS 1 reports/s at a steady 50,000, through to shadow, history and EVENT", [r["rate"] for r in runs], "",
@@ -182,6 +185,8 @@ def fanin(b):
     yield Row("… behind when the load stops", [r["behind"] for r in runs], "s", 1, False, digits=2)
     yield Row("reports/s through, as many as come", [r["through"] for r in flood], "", 50000, peer=broker)
     yield Row("reports/s gateway to UPLINK, as many as come", [r["rate"] for r in flood], "", 120000, peer=broker)
+    yield Row("… with MQTT 5", five, "", 120000)
+    yield Row("… over WebSocket", web, "", 100000)
     yield Row("PUBACK p50 at 20,000 reports/s", [r["ack_us"]["p50"] / 1000 for r in slow], "ms", digits=1)
     yield Row("PUBACK p99 at 20,000 reports/s", [r["ack_us"]["p99"] / 1000 for r in slow], "ms", 15, False, digits=1)
     middle = sorted(runs, key=lambda r: r["rate"])[len(runs) // 2]

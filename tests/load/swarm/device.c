@@ -126,7 +126,7 @@ static bool take_packets(struct swarm *w, struct device *d)
     size_t at = 0;
     while (d->fd >= 0 && at < d->in_len) {
         struct packet p;
-        long used = mqtt_next(d->in + at, d->in_len - at, &p);
+        long used = mqtt_next(d, d->in + at, d->in_len - at, &p);
         if (used < 0)
             lost(w, d);
         if (used <= 0)
@@ -166,6 +166,10 @@ static void on_readable(struct swarm *w, struct device *d)
 static void say_connect(struct swarm *w, struct device *d)
 {
     d->state = DEV_CONNACK;
+    d->mqtt5 = w->o.mqtt5;
+    d->ws = w->o.ws;
+    if (d->ws)
+        mqtt_upgrade(d, &w->o);
     mqtt_connect(d, &w->o);
     device_flush(w, d);
 }

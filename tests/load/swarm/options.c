@@ -37,6 +37,8 @@ static const struct option_row rows[] = {
     { "sources", OPT_NUMBER, AT(sources), "1", 1, 200,
       "addresses of loopback that connections start from" },
     { "tls", OPT_FLAG, AT(tls), NULL, 0, 0, "speak TLS" },
+    { "ws", OPT_FLAG, AT(ws), NULL, 0, 0, "over WebSocket" },
+    { "mqtt5", OPT_FLAG, AT(mqtt5), NULL, 0, 0, "speak MQTT 5" },
     { "ca", OPT_TEXT, AT(ca), "", 0, 0, "file of the certificate authority; empty: trust anybody" },
     { "resume", OPT_FLAG, AT(resume), NULL, 0, 0, "keep TLS tickets for the next connection" },
     { "churn", OPT_NUMBER, AT(churn), "0", 0, 100000,

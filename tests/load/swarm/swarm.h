@@ -1,5 +1,6 @@
-/* swarm.h - many MQTT 3.1.1 devices in one process: connects them, publishes, counts every PUBACK.
- * Knows nothing of the platform's code: what it speaks is written from the MQTT 3.1.1 standard. */
+/* swarm.h - many MQTT devices in one process: connects them, publishes, counts every PUBACK. Knows
+ * nothing of the platform's code: what it speaks is written from the standards, MQTT 3.1.1 and 5,
+ * RFC 6455. */
 #pragma once
 #include "../measure.h"
 
@@ -20,7 +21,7 @@ struct options {
     char *host, *devices, *service, *acked, *stamp, *kind, *ca;
     long port, count, connect_rate, connecting, rate, window, payload, qos, sign_type, sources;
     long duration_s, messages, keep_alive_s, timeout_s, first_seq, churn;
-    bool tls, resume, reconnect, hold, answer, json, quiet;
+    bool tls, ws, mqtt5, resume, reconnect, hold, answer, json, quiet;
 };
 
 /* Fills *o from the command line, see options_read(). */
@@ -55,6 +56,9 @@ struct device {
     SSL_SESSION *ticket;
     enum state state;
     bool want_write;
+    bool ws, mqtt5;    /* as the options say */
+    bool upgrading;    /* the answer to the request of the WebSocket is awaited */
+    size_t frame_left; /* of the frame of the WebSocket at hand */
     uint16_t next_packet_id;
     unsigned outstanding, tries;
     uint64_t next_seq, last_acked, published;
@@ -119,12 +123,14 @@ void tls_end(struct swarm *w, struct device *d);
 ssize_t io_send(struct device *d, const void *data, size_t len);
 ssize_t io_recv(struct device *d, void *data, size_t len);
 
-/* ---- MQTT 3.1.1 packets: each appends to d->out */
+/* ---- MQTT packets: each appends to d->out, in a frame of its own over a WebSocket */
+void mqtt_upgrade(struct device *d, const struct options *o);
 void mqtt_connect(struct device *d, const struct options *o);
 void mqtt_publish(struct device *d, const char *topic, const void *payload, size_t len, int qos,
                   uint16_t packet_id);
 void mqtt_puback(struct device *d, uint16_t packet_id);
 void mqtt_plain(struct device *d, unsigned char type); /* PINGREQ 0xc0, DISCONNECT 0xe0 */
 
-/* Takes one packet off data. Returns its length, 0 when it is not complete, -1 when malformed. */
-long mqtt_next(const unsigned char *data, size_t len, struct packet *p);
+/* Takes one packet off data, or what is around packets: then p->len is 0 and p->type too. Returns
+ * its length, 0 when it is not complete, -1 when malformed. */
+long mqtt_next(struct device *d, const unsigned char *data, size_t len, struct packet *p);
