@@ -1,6 +1,6 @@
 /* Rows of a kind, by the names of their columns: id, device_key, root_key, root_id, device_id,
  * partition, topic, needs_subscription, title, payload, status, kept, attempts, wakes, created_ms,
- * overdue, replaced, due, properties, node_id, app_id, product_key, product_id, gateway,
+ * overdue, replaced, due, behind, properties, node_id, app_id, product_key, product_id, gateway,
  * session_no. */
 #include "services/command-dispatcher/queue.h"
 
@@ -363,6 +363,8 @@ static void take_row(struct queue *q, const PGresult *res, int row)
     HASH_FIND(hh, q->going, &root, sizeof root, it);
     if (it || !is_true(res, row, "due"))
         return;
+    if (is_true(res, row, "behind") && cw_db_str(res, row, "gateway"))
+        return; /* the wake that is on its way brings them in order */
     it = item_new(q, res, row);
     if (is_true(res, row, "replaced"))
         happened(it, ON_REPLACED, "IOTDA.014016",

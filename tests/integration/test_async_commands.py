@@ -237,6 +237,27 @@ def test_strict_refuses_them(own_platform):
     platform.api.refused(403, "IOTDA.014114", "POST", path(device), DRAIN)
 
 
+def test_what_is_newer_does_not_overtake_what_is_parked(platform, device, send):
+    """A device has just come back: what was parked while it was away is not awake yet."""
+    def parked(command, yes):
+        platform.sql(f"UPDATE command.async_command SET parked = {yes} WHERE command_id = '{command['command_id']}'")
+    made = [send()]
+    wait_until(lambda: platform.sql(f"SELECT parked FROM command.async_command WHERE command_id = "
+                                    f"'{made[0]['command_id']}'").strip() == "t")
+    peer = platform.connect(device, ack=False)
+    first = peer.wait_for(COMMAND)[0]
+    made += [send() for _ in range(2)]
+    parked(made[1], "true")
+    peer.ack = True
+    peer.puback(first.packet_id)
+    stays(lambda: not [m for m in peer.on(COMMAND) if m.topic != first.topic], 2.5, 0.05, "the third waits")
+    parked(made[1], "false")
+    wait_until(lambda: len({m.topic for m in peer.on(COMMAND)}) == 3)
+    order = list(dict.fromkeys(m.topic.split("=")[1] for m in peer.on(COMMAND)))
+    assert order == [m["command_id"] for m in made]
+    peer.disconnect()
+
+
 @pytest.mark.long
 def test_a_dispatcher_that_is_killed_forgets_none(platform, api, product):
     devices = [api.new_device(product["product_id"], node_id=unique("kill")) for _ in range(10)]
