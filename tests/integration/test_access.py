@@ -33,7 +33,8 @@ def test_access_env_has_exactly_the_documented_keys(platform):
     assert set(platform.access) == {
         "CAUSEWAY_REST_URL", "CAUSEWAY_PROJECT_ID", "CAUSEWAY_DOMAIN", "CAUSEWAY_REGION",
         "CAUSEWAY_USER", "CAUSEWAY_PASSWORD", "CAUSEWAY_AK", "CAUSEWAY_SK", "CAUSEWAY_APP_ID",
-        "CAUSEWAY_MQTT_PORT", "CAUSEWAY_MQTTS_PORT", "CAUSEWAY_COAP_PORT", "CAUSEWAY_COAPS_PORT",
+        "CAUSEWAY_MQTT_PORT", "CAUSEWAY_MQTTS_PORT", "CAUSEWAY_MQTT_WS_PORT", "CAUSEWAY_MQTT_WSS_PORT",
+        "CAUSEWAY_COAP_PORT", "CAUSEWAY_COAPS_PORT",
         "CAUSEWAY_CA_FILE"}
     assert os.path.exists(platform.access["CAUSEWAY_CA_FILE"])
     assert platform.access["CAUSEWAY_REGION"] == "region-1"

@@ -78,8 +78,8 @@ static void subjects_and_clauses_that_are_not_served_say_so(void **state)
         int status;
         const char *code, *text;
     } rows[] = {
-        { "{\"subject\":{\"resource\":\"product\",\"event\":\"create\"}}", 501, "IOTDA.000904",
-          "product:create" },
+        { "{\"subject\":{\"resource\":\"batchtask\",\"event\":\"update\"}}", 501, "IOTDA.000904",
+          "batchtask:update" },
         { "{\"subject\":{\"resource\":\"product\",\"event\":\"report\"}}", 400, "IOTDA.000006",
           "no event" },
         { "{\"subject\":{\"resource\":\"product\"}}", 400, "IOTDA.000006", "subject.event" },
