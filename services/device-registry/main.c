@@ -6,6 +6,7 @@
 #include "libcommon/log_append.h"
 #include "libcommon/log_read.h"
 #include "proto/subjects.h"
+#include "services/device-registry/kept.h"
 #include "services/device-registry/subdevices.h"
 #include "services/device-registry/trust.h"
 
@@ -130,6 +131,7 @@ static int start(struct cw_app *app, void *self)
     cw_api_serve(app, "registry", operations, r);
     cw_api_space_rules("registry", spaces);
     cw_api_serve_raw("registry", "open_sessions", sessions_open, r);
+    cw_api_serve_raw("registry", "keep_session", sessions_keep, r);
     r->uplink = cw_log_append_open(app, CW_LOG_UPLINK);
     events_start(r);
     gateways_start(r);
@@ -172,7 +174,7 @@ int main(int argc, char **argv)
                               .options = options,
                               .self = &self,
                               .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
-                              .schema_version = 17,
+                              .schema_version = 18,
                               .start = start,
                               .drain = drain,
                               .stop = stop },

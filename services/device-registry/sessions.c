@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "libcommon/metrics.h"
+#include "services/device-registry/kept.h"
 #include "services/device-registry/trust.h"
 
 #define BATCH_MAX 4096
@@ -13,14 +14,18 @@ static const struct cw_stmt stmt_lookup = {
     "sessions_lookup",
     "SELECT d.device_key, d.product_key, d.auth_type, d.secret, d.secondary_secret, d.frozen,"
     " d.secure_access, d.parent_key, d.auth_version, d.app_id,"
-    " d.fingerprint, d.secondary_fingerprint, CASE WHEN d.device_key IS NULL THEN"
+    " d.fingerprint, d.secondary_fingerprint, k.filters,"
+    " k.filters IS NOT NULL AND k.expiry_s < 4294967295 AND d.status = 'OFFLINE' AND"
+    " d.connection_status_update_time + k.expiry_s * interval '1 second' < now() AS kept_over,"
+    " CASE WHEN d.device_key IS NULL THEN"
     "  (SELECT " SQL_BASIC_TIME(
         "t.deleted") " || CASE WHEN t.reason = 'timeout' THEN ' by its timeout'"
                      "    WHEN t.deleted_by <> '' THEN ' by user ' || t.deleted_by ELSE '' END"
                      "   FROM registry.device_tombstone t WHERE t.device_id = i.id"
                      "   ORDER BY t.deleted DESC LIMIT 1) END AS deleted"
                      " FROM unnest($1::text[]) WITH ORDINALITY AS i(id, n)"
-                     " LEFT JOIN registry.device d ON d.device_id = i.id ORDER BY i.n"
+                     " LEFT JOIN registry.device d ON d.device_id = i.id"
+                     " LEFT JOIN registry.kept_session k USING (device_key) ORDER BY i.n"
 };
 /* The lock on the device's row puts logins of one device into one order, so that session numbers
  * grow with time, and makes a login wait for a change of the secret and then find it. */
@@ -57,7 +62,10 @@ struct login {
     int64_t device_key, product_key, auth_version, session_no, old_session_no;
     char *old_gateway, *app_id;
     char fingerprint[65]; /* to be bound; "": none */
-    int round;            /* the k-th accepted open of its device goes into statement k */
+    char *kept;           /* subscriptions of a session that is resumed, JSON; NULL: none */
+    bool kept_changes;    /* is kept for kept_s from now on; 0: goes */
+    uint32_t kept_s;
+    int round; /* the k-th accepted open of its device goes into statement k */
 };
 
 struct batch {
@@ -91,6 +99,7 @@ static void batch_free(struct batch *b)
     for (size_t i = 0; i < b->n; i++) {
         free(b->logins[i].old_gateway);
         free(b->logins[i].app_id);
+        free(b->logins[i].kept);
     }
     causeway__session_open_batch__free_unpacked(b->request, NULL);
     free(b->logins);
@@ -105,6 +114,7 @@ static void reply(struct batch *b)
     Causeway__SessionOpenReply out = CAUSEWAY__SESSION_OPEN_REPLY__INIT;
     Causeway__SessionOpened *rows = cw_calloc(b->n, sizeof *rows),
                             **list = cw_calloc(b->n, sizeof(void *));
+    struct kept_lists kept = { 0 };
     for (size_t i = 0; i < b->n; i++) {
         struct login *l = &b->logins[i];
         causeway__session_opened__init(&rows[i]);
@@ -115,6 +125,8 @@ static void reply(struct batch *b)
         rows[i].old_session_no = l->old_session_no;
         rows[i].old_gateway = or_empty(l->old_gateway);
         rows[i].app_id = or_empty(l->app_id);
+        if (l->kept && !l->refusal.connack)
+            kept_unpack(&kept, &rows[i], l->kept);
         rows[i].code = or_empty(l->refusal.code);
         rows[i].reason = l->refusal.reason;
         rows[i].next_step = or_empty(l->refusal.next_step);
@@ -131,6 +143,7 @@ static void reply(struct batch *b)
     free(packed);
     free(rows);
     free(list);
+    kept_lists_free(&kept);
     batch_free(b);
 }
 
@@ -151,10 +164,20 @@ static void all_unavailable(struct batch *b)
 
 /* ---- opening */
 
+static void change_kept(const struct batch *b)
+{
+    for (size_t i = 0; i < b->n; i++) {
+        const struct login *l = &b->logins[i];
+        if (l->kept_changes && l->session_no)
+            kept_change(b->r, l->device_key, l->session_no, l->kept_s);
+    }
+}
+
 static void settle(struct batch *b)
 {
     if (--b->waiting > 0)
         return;
+    change_kept(b);
     for (size_t i = 0; i < b->n; i++)
         if (!b->logins[i].refusal.connack && !b->logins[i].session_no)
             unavailable(&b->logins[i], "login_interrupted",
@@ -277,6 +300,18 @@ static bool is_set(const PGresult *res, int row, const char *column)
     return s && *s == 't';
 }
 
+/* What an older session has kept. */
+static void resume(struct login *l, const Causeway__SessionOpen *open, const PGresult *res, int row)
+{
+    const char *filters = cw_db_str(res, row, "filters");
+    if (!filters)
+        return;
+    bool resumes = !open->clean && !is_set(res, row, "kept_over");
+    l->kept = resumes ? cw_strdup(filters) : NULL;
+    l->kept_s = resumes ? open->expiry_s : 0;
+    l->kept_changes = true;
+}
+
 static void check_one(struct batch *b, const PGresult *res, size_t i, int64_t now_ms)
 {
     struct login *l = &b->logins[i];
@@ -307,6 +342,7 @@ static void check_one(struct batch *b, const PGresult *res, size_t i, int64_t no
     }
     login_check(&l->refusal, b->request->opens[i], known ? &device : NULL,
                 cw_db_str(res, row, "deleted"), now_ms);
+    resume(l, b->request->opens[i], res, row);
     if (device.certificate && !l->refusal.connack && !device.fingerprint)
         snprintf(l->fingerprint, sizeof l->fingerprint, "%s", verdict.sha256);
 }

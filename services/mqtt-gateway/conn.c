@@ -172,13 +172,13 @@ void conn_await(struct conn *c)
     conn_pause(c, PAUSE_CHECK);
 }
 
-void conn_accept(struct conn *c, struct session *s)
+void conn_accept(struct conn *c, struct session *s, bool present)
 {
     c->session = s;
     if (c->five)
-        packet_put_connack5(conn_out(c), REASON_SUCCESS, NULL, c->five->expires_now);
+        packet_put_connack5(conn_out(c), REASON_SUCCESS, present);
     else
-        packet_put_connack(conn_out(c), 0);
+        packet_put_connack(conn_out(c), 0, present);
     conn_move(c, ON_ACCEPTED);
     conn_resume(c, PAUSE_CHECK);
     conn_arm(c);
@@ -190,13 +190,13 @@ void conn_refuse(struct conn *c, uint8_t code)
         conn_refuse5(c, conn_refusal(code));
         return;
     }
-    packet_put_connack(conn_out(c), code);
+    packet_put_connack(conn_out(c), code, false);
     conn_last_word(c);
 }
 
 void conn_refuse5(struct conn *c, enum reason reason)
 {
-    packet_put_connack5(conn_out(c), (uint8_t)reason, NULL, false);
+    packet_put_connack5(conn_out(c), (uint8_t)reason, false);
     conn_last_word(c);
 }
 

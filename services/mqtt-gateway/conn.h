@@ -51,7 +51,6 @@ struct conn5 {
     uint32_t max_packet;  /* that the device takes; 0: any */
     uint16_t receive_max; /* QoS 1 on their way to it at once */
     uint16_t n_aliases;
-    bool expires_now; /* it asked for a session that outlives the connection, which none does */
     struct alias {
         char *topic;
         uint16_t alias;
@@ -122,7 +121,7 @@ void conn_count_pauses(struct conn *c, unsigned reasons, int delta);
 /* CONNECT has come and is being checked. */
 void conn_await(struct conn *c);
 /* CONNACK 0; the session hangs on the connection from now on. */
-void conn_accept(struct conn *c, struct session *s);
+void conn_accept(struct conn *c, struct session *s, bool present);
 /* CONNACK code (of 3.1.1; MQTT 5 has its own for each), then the end. */
 void conn_refuse(struct conn *c, uint8_t code);
 void conn_refuse5(struct conn *c, enum reason reason);

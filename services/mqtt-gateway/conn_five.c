@@ -15,7 +15,6 @@ void conn_speak(struct conn *c, const struct packet_connect *connect)
     c->five = cw_calloc(1, sizeof *c->five);
     c->five->receive_max = connect->props.receive_max ? connect->props.receive_max : RECEIVE_MAX;
     c->five->max_packet = connect->props.max_packet;
-    c->five->expires_now = connect->props.session_expiry_s > 0;
 }
 
 void conn_five_free(struct conn *c)

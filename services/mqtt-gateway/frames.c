@@ -162,7 +162,7 @@ static void on_subscribe(struct conn *c, struct packet *p)
     }
     while (packet_filter(&p->filters, &filter))
         codes[n++] = subscribe(c->session, &filter);
-    packet_put_codes(conn_out(c), c->level, PACKET_SUBACK, p->filters.id, codes, n);
+    session_answer(c->session, PACKET_SUBACK, p->filters.id, codes, n);
 }
 
 static void on_unsubscribe(struct conn *c, struct packet *p)
@@ -173,7 +173,7 @@ static void on_unsubscribe(struct conn *c, struct packet *p)
     while (packet_filter(&p->filters, &filter))
         codes[n++] = subscription_remove(c->session, filter.filter) ? REASON_SUCCESS
                                                                     : REASON_NO_SUBSCRIPTION;
-    packet_put_codes(conn_out(c), c->level, PACKET_UNSUBACK, p->filters.id, codes, n);
+    session_answer(c->session, PACKET_UNSUBACK, p->filters.id, codes, n);
 }
 
 static void on_pingreq(struct conn *c, struct packet *p)
@@ -184,7 +184,14 @@ static void on_pingreq(struct conn *c, struct packet *p)
 
 static void on_disconnect(struct conn *c, struct packet *p)
 {
-    (void)p;
+    const struct packet_props *said = &p->answer.props;
+    if (said->session_expiry && said->session_expiry_s && !c->session->expiry_s) {
+        conn_dismiss(c, "protocol_error", REASON_PROTOCOL,
+                     "a session that ended with its connection can not be kept now (3.14.2.2.2)");
+        return;
+    }
+    if (said->session_expiry)
+        session_outlives(c->session, said->session_expiry_s);
     if (c->ws) /* has a farewell of its own */
         conn_part(c, "client");
     else

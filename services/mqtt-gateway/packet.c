@@ -313,17 +313,15 @@ static void put_with_props(struct cw_buf *to, enum packet_type type, const uint8
     cw_buf_free(props);
 }
 
-void packet_put_connack(struct cw_buf *to, uint8_t code)
+void packet_put_connack(struct cw_buf *to, uint8_t code, bool present)
 {
-    cw_buf_add(to, (uint8_t[]){ PACKET_CONNACK << 4, 2, 0, code }, 4);
+    cw_buf_add(to, (uint8_t[]){ PACKET_CONNACK << 4, 2, present, code }, 4);
 }
 
-void packet_put_connack5(struct cw_buf *to, uint8_t reason, const char *text, bool expires_now)
+void packet_put_connack5(struct cw_buf *to, uint8_t reason, bool present)
 {
     struct cw_buf props = { 0 };
     if (reason == REASON_SUCCESS) {
-        if (expires_now)
-            packet_prop_put(&props, PROP_SESSION_EXPIRY, 0, NONE_TEXT);
         packet_prop_put(&props, PROP_MAX_QOS, 1, NONE_TEXT);
         packet_prop_put(&props, PROP_RETAIN, 0, NONE_TEXT);
         packet_prop_put(&props, PROP_TOPIC_ALIAS_MAX, UINT16_MAX, NONE_TEXT);
@@ -331,9 +329,7 @@ void packet_put_connack5(struct cw_buf *to, uint8_t reason, const char *text, bo
         packet_prop_put(&props, PROP_SUBSCRIPTION_ID, 0, NONE_TEXT);
         packet_prop_put(&props, PROP_SHARED, 0, NONE_TEXT);
     }
-    if (text)
-        packet_prop_put(&props, PROP_REASON_STRING, 0, (struct text){ text, strlen(text) });
-    put_with_props(to, PACKET_CONNACK, (uint8_t[]){ 0, reason }, 2, &props);
+    put_with_props(to, PACKET_CONNACK, (uint8_t[]){ present, reason }, 2, &props);
 }
 
 void packet_put_ack(struct cw_buf *to, enum packet_type type, uint16_t id, uint8_t reason)

@@ -70,7 +70,7 @@ struct packet_props {
     struct text raw; /* as they came, without their length */
     uint32_t session_expiry_s, max_packet;
     uint16_t receive_max, topic_alias; /* 0: not given */
-    bool auth_method, auth_data, subscription_id;
+    bool auth_method, auth_data, subscription_id, session_expiry;
     bool no_problems; /* request problem information 0 */
 };
 
@@ -135,10 +135,10 @@ ssize_t packet_read(struct packet *out, uint8_t level, const void *data, size_t 
 /* Takes the next filter; false at the end. */
 bool packet_filter(struct packet_filters *from, struct packet_filter *out);
 
-/* A session is never present. code: of 3.1.1 (3.2.2.3). */
-void packet_put_connack(struct cw_buf *to, uint8_t code);
-/* MQTT 5 (3.2.2): with what the gateway offers if it is let in; text for a person, or NULL. */
-void packet_put_connack5(struct cw_buf *to, uint8_t reason, const char *text, bool expires_now);
+/* code: of 3.1.1 (3.2.2.3). present: a session was kept. */
+void packet_put_connack(struct cw_buf *to, uint8_t code, bool present);
+/* MQTT 5 (3.2.2): with what the gateway offers if it is let in. */
+void packet_put_connack5(struct cw_buf *to, uint8_t reason, bool present);
 /* reason: other than 0 with MQTT 5 only. */
 void packet_put_ack(struct cw_buf *to, enum packet_type type, uint16_t id, uint8_t reason);
 /* SUBACK, UNSUBACK. codes: per filter, in their order, the QoS granted or why not (3.9.3); the

@@ -146,6 +146,7 @@ static const char *keep(struct packet_props *p, uint8_t id, const struct value *
         p->subscription_id = true;
         return v->number == 0 ? "a subscription identifier of 0" : NULL;
     case 0x11:
+        p->session_expiry = true;
         p->session_expiry_s = v->number;
         return NULL;
     case 0x15:
@@ -253,10 +254,9 @@ void packet_prop_put(struct cw_buf *to, enum property id, uint32_t n, struct tex
 {
     static const uint8_t bytes[] = { [BYTE] = 1, [TWO] = 2, [FOUR] = 4 };
     static const uint8_t forms[] = {
-        [PROP_RESPONSE_TOPIC] = TEXT, [PROP_CORRELATION] = BYTES,   [PROP_SESSION_EXPIRY] = FOUR,
-        [PROP_REASON_STRING] = TEXT,  [PROP_TOPIC_ALIAS_MAX] = TWO, [PROP_MAX_QOS] = BYTE,
-        [PROP_RETAIN] = BYTE,         [PROP_MAX_PACKET] = FOUR,     [PROP_SUBSCRIPTION_ID] = BYTE,
-        [PROP_SHARED] = BYTE
+        [PROP_RESPONSE_TOPIC] = TEXT, [PROP_CORRELATION] = BYTES,    [PROP_REASON_STRING] = TEXT,
+        [PROP_TOPIC_ALIAS_MAX] = TWO, [PROP_MAX_QOS] = BYTE,         [PROP_RETAIN] = BYTE,
+        [PROP_MAX_PACKET] = FOUR,     [PROP_SUBSCRIPTION_ID] = BYTE, [PROP_SHARED] = BYTE
     };
     cw_buf_add(to, &(uint8_t){ (uint8_t)id }, 1);
     if (forms[id] == TEXT || forms[id] == BYTES)

@@ -24,7 +24,6 @@ int packet_props_read(struct packet *out, struct packet_props *props, unsigned t
 enum property {
     PROP_RESPONSE_TOPIC = 0x08,
     PROP_CORRELATION = 0x09,
-    PROP_SESSION_EXPIRY = 0x11,
     PROP_REASON_STRING = 0x1f,
     PROP_TOPIC_ALIAS_MAX = 0x22,
     PROP_MAX_QOS = 0x24,

@@ -6,6 +6,7 @@
 #include "libcommon/ids.h"
 #include "services/mqtt-gateway/downlink.h"
 #include "services/mqtt-gateway/takeover.h"
+#include "services/mqtt-gateway/topic.h"
 #include "services/mqtt-gateway/uplink.h"
 
 #define HELD_LONG_MS 1000
@@ -53,6 +54,10 @@ static const struct {
       "Look at the device's network." },
     { "log_in_doubt", "The platform could not tell whether the last reports were stored.",
       "The device sends again what was not acknowledged; look at the platform's health." },
+    { "not_kept",
+      "The registry did not answer, so an UNSUBSCRIBE of a session with clean session 0 was not "
+      "kept.",
+      "The device connects and unsubscribes again; look at the platform's health." },
 };
 
 static void tell(const struct session *s, const char *cause)
@@ -143,6 +148,7 @@ static void retire(struct session *s)
     cw_metric_add(s->gw->m.sessions, -1);
     takeover_forget(s);
     downlinks_drop(s);
+    keepings_drop(s);
     subscriptions_free(s);
 }
 
@@ -267,6 +273,18 @@ static bool held_elsewhere(const struct gateway *gw, const Causeway__SessionOpen
     return *opened->old_gateway && strcmp(opened->old_gateway, cw_app_instance(gw->app)) != 0;
 }
 
+/* What it has subscribed before. */
+static void resume(struct session *s, const Causeway__SessionOpened *opened)
+{
+    for (size_t i = 0; i < opened->n_subscriptions; i++) {
+        const Causeway__Subscription *sub = opened->subscriptions[i];
+        struct packet_filter f = { .filter = { sub->filter, strlen(sub->filter) },
+                                   .no_local = sub->no_local };
+        if (topic_check_filter(s->device_id, f.filter) == 0)
+            subscription_add(s, &f, sub->qos ? 1 : 0);
+    }
+}
+
 void session_open(struct gateway *gw, const Causeway__SessionOpened *opened,
                   const Causeway__SessionOpen *open, struct conn *c)
 {
@@ -279,13 +297,15 @@ void session_open(struct gateway *gw, const Causeway__SessionOpened *opened,
     }
     struct session *s = session_new(gw, opened, open);
     s->conn = c;
+    s->expiry_s = open->expiry_s;
+    resume(s, opened);
     if (held_elsewhere(gw, opened)) {
         if (c)
             conn_pause(c, PAUSE_TAKEOVER);
         takeover_begin(s, opened->old_gateway, opened->old_session_no);
     }
     if (c)
-        conn_accept(c, s);
+        conn_accept(c, s, opened->present);
     if (!s->takeover)
         session_flow(s);
     if (!c)

@@ -10,6 +10,8 @@
 struct downlink; /* sent and not yet acknowledged */
 struct answer;   /* somebody waits for the device's answer to a request */
 struct takeover;
+struct keeping; /* a SUBACK that waits until the registry has kept it */
+LIST_HEAD(keeping_list, keeping);
 LIST_HEAD(downlink_list, downlink);
 LIST_HEAD(answer_list, answer);
 
@@ -52,6 +54,9 @@ struct session {
     struct downlink_list downlinks;
     struct answer_list answers;
     struct outgoing_list outgoing;
+    struct keeping_list keepings;
+    uint64_t change_no;       /* of its subscriptions, as the registry keeps them */
+    uint32_t expiry_s;        /* how long it outlives its connection; 0: not at all */
     struct route_list routes; /* its subscriptions of shared topics */
     uint64_t routed_no;       /* the last shared message that was looked at for it */
     char **closers;           /* reply subjects: who wants to know that it is over */
@@ -95,6 +100,15 @@ void sessions_open(struct gateway *gw);
 void sessions_close(struct gateway *gw); /* at the end of the process */
 /* All that live leave (the gateway was cut off). */
 void sessions_leave(struct gateway *gw, const char *cause);
+
+/* keep.c: SUBACK or UNSUBACK; of a session that is kept once the registry has it, with refusals
+ * instead if it cannot. */
+void session_answer(struct session *s, enum packet_type type, uint16_t id, const uint8_t *codes,
+                    size_t n);
+/* The device says, in leaving, how long its session is kept: seconds. */
+void session_outlives(struct session *s, uint32_t expiry_s);
+/* The session ends: nobody is left to be answered. */
+void keepings_drop(struct session *s);
 
 /* subscriptions.c. Each keeps a copy. -ENOSPC beyond 100. */
 int subscription_add(struct session *s, const struct packet_filter *filter, uint8_t qos);

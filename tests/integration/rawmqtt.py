@@ -173,11 +173,11 @@ class Device:
     """A device that is, or was, connected. Use as a context: leaving it disconnects politely."""
 
     def __init__(self, host, port, device_id, secret, tls_ca=None, sign_type=0, keep_alive=60,
-                 stamp=None, client_id=None, user=None, pw=None, ack=True, connack_s=15, certificate=None):
+                 stamp=None, client_id=None, user=None, pw=None, ack=True, connack_s=15, certificate=None, clean=True):
         stamp = stamp or timestamp()
         self.id, self.ack, self.answers, self.replies = device_id, ack, None, {}
         self.received, self.commands, self.acked = [], [], []
-        self.connack, self.subacks = queue.Queue(), queue.Queue()
+        self.connack, self.subacks, self.present = queue.Queue(), queue.Queue(), None
         self.pings = 0
         self.next_id, self.lock = 0, threading.Lock()
         self.wire = Wire(host, port, tls_ca, certificate)
@@ -186,7 +186,7 @@ class Device:
         self.wire.send(connect_packet(
             client_id if client_id is not None else f"{device_id}_0_{sign_type}_{stamp}",
             device_id if user is None else user,
-            password(secret, stamp) if pw is None else pw, keep_alive))
+            password(secret, stamp) if pw is None else pw, keep_alive, clean))
         try:
             code = self._connack(connack_s)
         except AssertionError:
@@ -215,6 +215,7 @@ class Device:
     def _on_packet(self, first, body):
         kind = first >> 4
         if kind == CONNACK:
+            self.present = bool(body[0])
             self.connack.put(body[1])
         elif kind == PUBACK:
             self.acked.append(struct.unpack(">H", body[:2])[0])

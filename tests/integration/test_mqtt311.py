@@ -280,16 +280,6 @@ def test_a_will_is_not_published(platform, api, product, device):
         stays(lambda: other.received == [], 0.5, 0.05, "no will")
 
 
-def test_no_session_outlives_its_connection(platform, device):
-    """3.1.2-4 is not followed: clean session 0 is taken, no session is ever present."""
-    for _ in range(2):
-        made = Peer(platform)
-        made.wire.send(login(device, clean=False))
-        assert made.take(0x20) == b"\0\0", "session present 0 (3.2.2-3)"
-        made.wire.send(b"\xe0\0")
-        made.closed()
-
-
 def test_keep_alive_0_is_refused(platform, device):
     """3.1.2.10 lets a client switch it off; here 30 to 1200 s are let in."""
     made = Peer(platform)

@@ -33,13 +33,6 @@ def test_what_connack_says(platform, device):
     made.close()
 
 
-def test_a_session_does_not_outlive_its_connection(platform, device):
-    """3.2.2.3.2: the server says so when the client asked for more."""
-    made = Peer(platform, device, flags=0xc0, properties=props((0x11, 3600)))
-    assert mqtt5.read_props(made.connack[2][2:])[0][0x11] == 0 and made.connack[2][0] == 0, "no session present"
-    made.close()
-
-
 REFUSED = [  # statement, CONNECT, reason of the CONNACK
     ("3.1.3.1: an empty client id", {"client_id": ""}, 0x85),
     ("4.12: an authentication method", {"properties": props((0x15, "SCRAM"))}, 0x8c),

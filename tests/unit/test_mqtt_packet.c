@@ -265,7 +265,7 @@ static void what_is_written_has_the_bytes_of_the_standard(void **state)
 {
     (void)state;
     struct cw_buf b = { 0 };
-    packet_put_connack(&b, 4);
+    packet_put_connack(&b, 4, false);
     packet_put_ack(&b, PACKET_PUBACK, 0x1234, 0);
     packet_put_codes(&b, 4, PACKET_UNSUBACK, 1, (const uint8_t[]){ 0 }, 1);
     packet_put_codes(&b, 4, PACKET_SUBACK, 2, (const uint8_t[]){ 1, 0x80 }, 2);
@@ -395,7 +395,7 @@ static void what_is_written_in_mqtt_5(void **state)
 {
     (void)state;
     struct cw_buf b = { 0 };
-    packet_put_connack5(&b, REASON_NOT_AUTHORIZED, NULL, false);
+    packet_put_connack5(&b, REASON_NOT_AUTHORIZED, false);
     packet_put_ack(&b, PACKET_PUBACK, 0x1234, 0);
     packet_put_ack(&b, PACKET_PUBACK, 0x1234, REASON_NOT_AUTHORIZED);
     packet_put_codes(&b, LEVEL_5, PACKET_UNSUBACK, 1, (const uint8_t[]){ 0, 0x11 }, 2);
