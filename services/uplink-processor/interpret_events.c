@@ -129,6 +129,36 @@ static bool names(const json_t *service, const char *id, const char *type)
     return s && t && strcmp(s[0] == '$' ? s + 1 : s, id) == 0 && strcmp(t, type) == 0;
 }
 
+/* Lists that devices ask for and that are empty here. */
+static const struct {
+    const char *service, *request, *answer, *list;
+} lists[] = {
+    { "$device_rule", "device_rule_config_request", "device_rule_config_response", "rulesInfos" },
+    { "$oh_soft_bus", "soft_bus_config_request", "soft_bus_config_response", "bus_infos" },
+};
+
+static bool empty_list(struct item *it, const struct device *d, const json_t *service)
+{
+    struct answer_to to = speaker(it);
+    for (size_t i = 0; i < CW_ARRAY_LEN(lists); i++)
+        if (names(service, lists[i].service + 1, lists[i].request)) {
+            answers_event(&it->b->answers, &to, d->device_id, lists[i].service, lists[i].answer,
+                          cw_json_text(service, "event_id"), json_pack("{s:[]}", lists[i].list));
+            return true;
+        }
+    return false;
+}
+
+/* The device waits for a URL that nobody here can give. */
+static void no_files(struct item *it, const struct device *d)
+{
+    struct item about = *it;
+    about.device = d;
+    item_fail(&about, "decode", "no_file_store",
+              "The device asked $file_manager for a URL; this platform keeps no files of devices.",
+              "Let the device send its data in messages, or its files to a store of your own.");
+}
+
 /* True if another daemon may have to look at it. */
 static bool take_service(struct item *it, const struct device *d, const json_t *service)
 {
@@ -136,8 +166,11 @@ static bool take_service(struct item *it, const struct device *d, const json_t *
         time_sync(it, d, service);
     else if (names(service, "sub_device_manager", "sub_device_update_status"))
         update_status(it, service);
+    else if (names(service, "file_manager", "get_upload_url") ||
+             names(service, "file_manager", "get_download_url"))
+        no_files(it, d);
     else
-        return true;
+        return !empty_list(it, d, service);
     return false;
 }
 

@@ -105,6 +105,24 @@ def test_other_events_are_kept_and_not_answered(api, device, connected, service,
     assert api.why(device["device_id"])["failures"] == {}
 
 
+@pytest.mark.parametrize("service, asked, paras, answered, told", [
+    ("$device_rule", "device_rule_config_request", {"ruleIds": ["r1"], "delIds": []}, "device_rule_config_response",
+     {"rulesInfos": []}),
+    ("$oh_soft_bus", "soft_bus_config_request", {"bus_id": "b1"}, "soft_bus_config_response", {"bus_infos": []})])
+def test_lists_that_are_empty(connected, service, asked, paras, answered, told):
+    event(connected, service, asked, paras, event_id="e1")
+    got = connected.wait_for(DOWN)[0].json["services"][0]
+    assert got.pop("event_time") and got == {"service_id": service, "event_type": answered, "event_id": "e1",
+                                             "paras": told}
+
+
+@pytest.mark.parametrize("asked", ["get_upload_url", "get_download_url"])
+def test_files_are_not_kept_and_that_is_told(api, connected, asked):
+    event(connected, "$file_manager", asked, {"file_name": "pump.log"})
+    failure = wait_until(lambda: api.why(connected.id)["failures"].get("decode"))
+    assert failure["code"] == "no_file_store" and api.history(connected.id)
+
+
 @pytest.mark.parametrize("payload", ["{", "[]", "{}", '{"services":{}}', "\x00", '"text"'])
 def test_an_event_that_is_none_is_refused(api, connected, payload):
     connected.publish_acked(connected.topic("events/up"), payload)
