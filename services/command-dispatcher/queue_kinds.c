@@ -7,45 +7,34 @@
  * that is behind a parked one is not yet sent: the device has just come back, and what was parked
  * goes first. The rest: what is parked and overdue. */
 #define OPEN(open) "q.status IN (" open ") AND q.partition = ANY($1::int[])"
-/* clang-format off: text of SQL, which it would set as code */
-#define FIRST(table, open, more)                                                                   \
-    "(SELECT q.root_key FROM command." table                                                       \
-    " q WHERE " OPEN(open) " AND NOT q.parked" more " ORDER BY q.root_key LIMIT 1)"
-#define DEVICES(table, open)                                                                       \
-    FIRST(table, open, "")                                                                         \
-    " UNION ALL SELECT " FIRST(                                                                    \
-        table, open, " AND q.root_key > r.root_key") " FROM r WHERE r.root_key IS NOT NULL"
-#define HEAD(table, open)                                                                          \
-    "SELECT q.*, EXISTS (SELECT FROM command." table " b WHERE b.root_key = q.root_key"            \
-    "  AND b.status IN (" open ") AND b.parked AND b.no < q.no) AS behind"                         \
-    " FROM command." table                                                                         \
-    " q WHERE q.root_key = r.root_key AND " OPEN(open) " AND NOT q.parked"                         \
-                                                       " ORDER BY q.no LIMIT 1"
-#define OVERDUE(table, open)                                                                       \
-    "SELECT q.*, false AS behind FROM command." table " q WHERE " OPEN(                            \
-        open) " AND q.parked AND q.expires <= to_timestamp($3::bigint / 1000.0) LIMIT $2::bigint"
-#define HEADS(table, id, open, more)                                                               \
-    "WITH RECURSIVE r(root_key) AS (" DEVICES(                                                     \
-        table,                                                                                     \
-        open) "),"                                                                                 \
-              " m AS ((SELECT h.* FROM r CROSS JOIN LATERAL (" HEAD(                               \
-                  table,                                                                           \
-                  open) ") h LIMIT $2::bigint)"                                                    \
-                        "  UNION ALL (" OVERDUE(                                                   \
-                            table,                                                                 \
-                            open) "))"                                                             \
-                                  " SELECT m." id " AS id, m.device_key, m.root_key, m.root_id, "  \
-                                                  "m.device_id, m.partition,"                      \
-                                  " m.topic, m.payload, m.status, m.attempts, m.wakes, m.behind,"  \
-                                  " (extract(epoch FROM m.created) * 1000)::bigint AS created_ms," \
-                                  " (extract(epoch FROM m.written) * 1000)::bigint AS written_ms," \
-                                  " m.expires <= to_timestamp($3::bigint / 1000.0) AS overdue,"    \
-                                  " m.parked OR m.due <= to_timestamp($3::bigint / 1000.0) AS "    \
-                                  "due, " more ", v.node_id, v.app_id, v.product_key, "            \
-                                               "v.product_id, s.gateway, s.session_no"             \
-                                  " FROM m JOIN registry.device_view v USING (device_key)"         \
-                                  " LEFT JOIN registry.session_view s ON s.device_key = "          \
-                                  "m.root_key"
+/* clang-format off */
+#define FIRST(table, open, more) \
+    "(SELECT q.root_key FROM command." table " q WHERE " OPEN(open) " AND NOT q.parked" more \
+    " ORDER BY q.root_key LIMIT 1)"
+#define DEVICES(table, open) \
+    FIRST(table, open, "") " UNION ALL SELECT " FIRST(table, open, " AND q.root_key > r.root_key") \
+    " FROM r WHERE r.root_key IS NOT NULL"
+#define HEAD(table, open) \
+    "SELECT q.*, EXISTS (SELECT FROM command." table " b WHERE b.root_key = q.root_key" \
+    "  AND b.status IN (" open ") AND b.parked AND b.no < q.no) AS behind" \
+    " FROM command." table " q WHERE q.root_key = r.root_key AND " OPEN(open) " AND NOT q.parked" \
+    " ORDER BY q.no LIMIT 1"
+#define OVERDUE(table, open) \
+    "SELECT q.*, false AS behind FROM command." table " q WHERE " OPEN(open) \
+    " AND q.parked AND q.expires <= to_timestamp($3::bigint / 1000.0) LIMIT $2::bigint"
+#define HEADS(table, id, open, more) \
+    "WITH RECURSIVE r(root_key) AS (" DEVICES(table, open) ")," \
+    " m AS ((SELECT h.* FROM r CROSS JOIN LATERAL (" HEAD(table, open) ") h LIMIT $2::bigint)" \
+    "  UNION ALL (" OVERDUE(table, open) "))" \
+    " SELECT m." id " AS id, m.device_key, m.root_key, m.root_id, m.device_id, m.partition," \
+    " m.topic, m.payload, m.status, m.attempts, m.wakes, m.behind," \
+    " (extract(epoch FROM m.created) * 1000)::bigint AS created_ms," \
+    " (extract(epoch FROM m.written) * 1000)::bigint AS written_ms," \
+    " m.expires <= to_timestamp($3::bigint / 1000.0) AS overdue," \
+    " m.parked OR m.due <= to_timestamp($3::bigint / 1000.0) AS due, " more \
+    ", v.node_id, v.app_id, v.product_key, v.product_id, s.gateway, s.session_no" \
+    " FROM m JOIN registry.device_view v USING (device_key)" \
+    " LEFT JOIN registry.session_view s ON s.device_key = m.root_key"
 /* clang-format on */
 
 /* Not if the device came back meanwhile. */

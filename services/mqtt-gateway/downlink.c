@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "services/mqtt-gateway/legacy.h"
 #include "services/mqtt-gateway/packet_props.h"
 #include "services/mqtt-gateway/topic.h"
 
@@ -280,6 +281,32 @@ static void publish_to(struct session *s, const Causeway__Downlink *msg, const c
     cw_buf_free(&props);
 }
 
+/* A device of V3: it has asked for its commands, and not for those of V5. */
+static bool is_for_legacy(const struct session *s, struct text topic, const char *legacy)
+{
+    static const char commands[] = "/sys/commands/request_id=";
+    const char *at = memmem(topic.p, topic.len, commands, strlen(commands));
+    return at && subscription_match(s, topic, false) < 0 && subscription_has(s, legacy);
+}
+
+static void publish_legacy(struct session *s, const Causeway__Downlink *msg, const char *reply,
+                           char *topic)
+{
+    Causeway__Downlink legacy = *msg;
+    struct text was = { msg->topic, strlen(msg->topic) };
+    struct text id = topic_request_id(was);
+    struct cw_buf payload = { 0 };
+    uint32_t mid = legacy_mid(&s->mids, id);
+    if (legacy_command(&payload, msg->payload.data, msg->payload.len, mid) == 0) {
+        legacy.topic = topic;
+        legacy.request_id = (char *)id.p; /* the topic ends in it */
+        legacy.payload = (ProtobufCBinaryData){ payload.len, (uint8_t *)payload.data };
+    }
+    int granted = subscription_match(s, (struct text){ topic, strlen(topic) }, false);
+    publish_to(s, &legacy, reply, msg->qos && granted != 0);
+    cw_buf_free(&payload);
+}
+
 static void on_publish(struct gateway *gw, const Causeway__Downlink *msg, const char *reply)
 {
     struct text topic = { msg->topic, strlen(msg->topic) };
@@ -297,7 +324,12 @@ static void on_publish(struct gateway *gw, const Causeway__Downlink *msg, const 
         reply_plain(gw, reply, OUTCOME(BUSY));
         return;
     }
-    publish_to(s, msg, reply, msg->qos && granted != 0);
+    char legacy[LEGACY_TOPIC_LEN];
+    legacy_command_topic(legacy, s->device_id);
+    if (is_for_legacy(s, topic, legacy))
+        publish_legacy(s, msg, reply, legacy);
+    else
+        publish_to(s, msg, reply, msg->qos && granted != 0);
 }
 
 static void on_close(struct gateway *gw, const Causeway__Downlink *msg, const char *reply)

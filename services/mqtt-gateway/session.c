@@ -134,6 +134,7 @@ static void forget(struct session *s)
     free(s->device_id);
     free(s->client);
     free(s->peer);
+    free(s->mids);
     free(s);
 }
 

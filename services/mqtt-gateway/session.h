@@ -10,6 +10,7 @@
 struct downlink; /* sent and not yet acknowledged */
 struct answer;   /* somebody waits for the device's answer to a request */
 struct takeover;
+struct legacy_mids;
 struct keeping; /* a SUBACK that waits until the registry has kept it */
 LIST_HEAD(keeping_list, keeping);
 LIST_HEAD(downlink_list, downlink);
@@ -55,6 +56,7 @@ struct session {
     struct answer_list answers;
     struct outgoing_list outgoing;
     struct keeping_list keepings;
+    struct legacy_mids *mids; /* NULL: was sent none */
     uint64_t change_no;       /* of its subscriptions, as the registry keeps them */
     uint32_t expiry_s;        /* how long it outlives its connection; 0: not at all */
     struct route_list routes; /* its subscriptions of shared topics */
@@ -117,5 +119,7 @@ bool subscription_remove(struct session *s, struct text filter);
 /* The highest granted QoS of those that match, or -ENOENT. own: the device itself has published it.
  */
 int subscription_match(const struct session *s, struct text topic, bool own);
+/* This very filter. */
+bool subscription_has(const struct session *s, const char *filter);
 /* The session ends: none outlives it. */
 void subscriptions_free(struct session *s);

@@ -32,6 +32,11 @@ int subscription_add(struct session *s, const struct packet_filter *filter, uint
     return 0;
 }
 
+bool subscription_has(const struct session *s, const char *filter)
+{
+    return find(s, (struct text){ filter, strlen(filter) }) != NULL;
+}
+
 bool subscription_remove(struct session *s, struct text filter)
 {
     struct subscription *sub = find(s, filter);

@@ -253,11 +253,17 @@ static bool is_legacy_of_other(struct text topic, const char *device_id)
            !(skip_word(&topic, device_id) && skip_word(&topic, "/"));
 }
 
+static bool is_legacy_data(struct text topic, const char *device_id)
+{
+    return skip_word(&topic, "/huawei/v1/devices/") && skip_word(&topic, device_id) &&
+           is(topic, "/data/json");
+}
+
 int topic_check_publish(struct topic_info *out, const char *device_id, struct text topic,
                         bool strict)
 {
     struct text rest = topic;
-    out->report = out->answer = out->gzip = false;
+    out->report = out->answer = out->gzip = out->legacy = false;
     out->request_id = (struct text){ 0 };
     out->code = out->rule = NULL;
     out->nearest[0] = '\0';
@@ -277,7 +283,8 @@ int topic_check_publish(struct topic_info *out, const char *device_id, struct te
         return refuse(out, "topic_not_offered", "Topics that begin with $ belong to the platform.");
     if (is_legacy_of_other(topic, device_id))
         return refuse(out, "topic_foreign_device", "The topic names another device.");
-    return topic.len <= CUSTOM_TOPIC_MAX
+    out->legacy = out->report = is_legacy_data(topic, device_id);
+    return out->legacy || topic.len <= CUSTOM_TOPIC_MAX
                ? 0
                : refuse(out, "topic_length", "A topic outside $oc/ has 128 bytes at most.");
 }

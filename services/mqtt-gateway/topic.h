@@ -12,6 +12,7 @@
 struct topic_info {
     bool report;                     /* limited to 64 KB */
     bool gzip;                       /* the payload is compressed */
+    bool legacy;                     /* data/json of V3 */
     bool answer;                     /* of a command or property request: request_id says which */
     struct text request_id;          /* from the topic; len 0: to be made */
     const char *code, *rule;         /* refused: stable word, and the rule in words */

@@ -8,6 +8,7 @@
 #include "libcommon/ids.h"
 #include "services/mqtt-gateway/downlink.h"
 #include "services/mqtt-gateway/inflate.h"
+#include "services/mqtt-gateway/legacy.h"
 #include "services/mqtt-gateway/packet_props.h"
 #include "services/mqtt-gateway/rate.h"
 #include "services/mqtt-gateway/route.h"
@@ -273,6 +274,42 @@ static void accept_inflated(struct session *s, const struct packet_publish *pub,
     cw_buf_free(&text);
 }
 
+/* ---- V3 */
+
+static void refuse_legacy(struct session *s, const struct packet_publish *pub, const char *wrong)
+{
+    refuse(
+        s, pub,
+        &(struct refusal){ CW_LAYER_DECODE, REASON_PAYLOAD, "legacy", wrong,
+                           "Send {\"msgType\":\"deviceReq\",\"data\":[{\"serviceId\":\"…\","
+                           "\"serviceData\":{…}}]}, or the mid of a command of this connection." });
+}
+
+/* As if V5 had been spoken. */
+static void accept_legacy(struct session *s, const struct packet_publish *pub)
+{
+    char topic[DEVICE_ID_MAX + REQUEST_ID_MAX + 64];
+    struct packet_publish plain = *pub;
+    struct topic_info info;
+    struct legacy_said said;
+    const char *wrong = legacy_read(&said, pub->payload, pub->len);
+    const char *id = said.answer ? legacy_request(s->mids, said.mid) : "";
+    if (!wrong && !id)
+        wrong = "mid: no command of this connection has this number";
+    snprintf(topic, sizeof topic, "$oc/devices/%s/sys/%s%s", s->device_id,
+             said.answer ? "commands/response/request_id=" : "properties/report", id ? id : "");
+    plain.topic = (struct text){ topic, strlen(topic) };
+    plain.payload = said.payload.data;
+    plain.len = said.payload.len;
+    if (wrong)
+        refuse_legacy(s, pub, wrong);
+    else if (topic_check_publish(&info, s->device_id, plain.topic, false) < 0)
+        refuse_topic(s, pub, &info);
+    else
+        accept_frame(s, &plain, &info);
+    cw_buf_free(&said.payload);
+}
+
 void uplink_publish(struct session *s, const struct packet_publish *pub)
 {
     struct topic_info info;
@@ -287,6 +324,8 @@ void uplink_publish(struct session *s, const struct packet_publish *pub)
         refuse_topic(s, pub, &info);
     else if (info.report && pub->len > REPORT_MAX_BYTES)
         refuse_size(s, pub);
+    else if (info.legacy)
+        accept_legacy(s, pub);
     else if (info.gzip)
         accept_inflated(s, pub, &info);
     else

@@ -7,7 +7,8 @@
  * services/mqtt-gateway/topic.c services/mqtt-gateway/client_id.c
  * services/mqtt-gateway/subscriptions.c services/mqtt-gateway/inflate.c
  * services/mqtt-gateway/route.c services/mqtt-gateway/packet_props.c
- * services/mqtt-gateway/conn_five.c services/mqtt-gateway/ws.c services/mqtt-gateway/keep.c */
+ * services/mqtt-gateway/conn_five.c services/mqtt-gateway/ws.c services/mqtt-gateway/keep.c
+ * services/mqtt-gateway/legacy.c */
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
