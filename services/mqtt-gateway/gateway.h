@@ -27,7 +27,8 @@ struct app_name;
 
 struct gateway_settings {
     char *bind, *tls_cert, *tls_key;
-    int64_t mqtt_port, mqtts_port, ws_port, wss_port, max_connections, rate, bandwidth_bytes;
+    int64_t mqtt_port, mqtts_port, ws_port, wss_port, mqtts11_port, max_connections, rate,
+        bandwidth_bytes;
     int64_t connect_ms, packet_ms, write_ms, leave_ms, auth_ms, takeover_ms, lost_ms;
     int64_t keep_alive_min_ms, keep_alive_max_ms;
 };

@@ -21,19 +21,24 @@
 #define TLS12_SUITES                                                                               \
     "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256:"     \
     "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-SHA:ECDHE-RSA-AES128-SHA"
+/* With what devices speak that know no TLS 1.2; level 0 to OpenSSL. */
+#define TLS11_SUITES                                                                               \
+    TLS12_SUITES ":ECDHE-ECDSA-AES256-SHA:ECDHE-ECDSA-AES128-SHA:AES256-SHA:AES128-SHA:@SECLEVEL=" \
+                 "0"
 #define TLS13_SUITES "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256"
 
 struct port {
     struct listeners *all;
     int fd;
-    bool secure, web;
+    SSL_CTX *tls; /* NULL: none; borrowed */
+    bool web;
     struct event *readable, *again;
 };
 
 struct listeners {
     struct gateway *gw;
-    SSL_CTX *tls;
-    struct port ports[4];
+    SSL_CTX *tls, *tls11;
+    struct port ports[5];
     size_t n;
 };
 
@@ -63,8 +68,8 @@ static void welcome(struct port *port, int fd)
         turn_away(gw, fd);
         return;
     }
-    if (port->secure) {
-        if (!(ssl = SSL_new(port->all->tls)))
+    if (port->tls) {
+        if (!(ssl = SSL_new(port->tls)))
             abort(); /* out of memory */
         SSL_set_fd(ssl, fd);
         SSL_set_accept_state(ssl);
@@ -88,8 +93,7 @@ static void on_connection(evutil_socket_t fd, short what, void *arg)
     struct port *port = arg;
     (void)what;
     gateway_awake(port->all->gw);
-    if (port->secure &&
-        port->all->gw->behind) { /* the kernel keeps them, their time does not run */
+    if (port->tls && port->all->gw->behind) { /* the kernel keeps them, their time does not run */
         event_active(port->all->gw->later, 0, 0);
         return;
     }
@@ -130,7 +134,7 @@ static int bind_port(const char *host, int64_t number)
     return fd;
 }
 
-static int open_port(struct listeners *l, int64_t number, bool secure, bool web)
+static int open_port(struct listeners *l, int64_t number, SSL_CTX *tls, bool web)
 {
     struct gateway *gw = l->gw;
     struct port *port = &l->ports[l->n];
@@ -141,36 +145,36 @@ static int open_port(struct listeners *l, int64_t number, bool secure, bool web)
         return fd;
     }
     l->n++;
-    *port = (struct port){ .all = l, .fd = fd, .secure = secure, .web = web };
+    *port = (struct port){ .all = l, .fd = fd, .tls = tls, .web = web };
     port->readable = event_new(gw->base, fd, EV_READ | EV_PERSIST, on_connection, port);
     port->again = evtimer_new(gw->base, on_again, port);
     event_add(port->readable, NULL);
     cw_log(CW_INFO, "listening", "address=%s port=%d tls=%d websocket=%d", gw->set.bind,
-           (int)number, secure, web);
+           (int)number, tls != NULL, web);
     return 0;
 }
 
 /* The certificate's chain and key, the suites of the protocol, and little memory when idle. */
-static int open_tls(struct listeners *l)
+static int open_tls(SSL_CTX **at, const struct gateway_settings *set, int least, const char *suites)
 {
-    const struct gateway_settings *set = &l->gw->set;
-    if (!(l->tls = SSL_CTX_new(TLS_server_method())))
+    SSL_CTX *tls = *at = SSL_CTX_new(TLS_server_method());
+    if (!tls)
         abort();
-    SSL_CTX_set_min_proto_version(l->tls, TLS1_2_VERSION);
-    SSL_CTX_set_options(l->tls, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
-                                    SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_IGNORE_UNEXPECTED_EOF);
-    SSL_CTX_set_mode(l->tls, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
-                                 SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    SSL_CTX_set_min_proto_version(tls, least);
+    SSL_CTX_set_options(tls, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
+                                 SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_IGNORE_UNEXPECTED_EOF);
+    SSL_CTX_set_mode(tls, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
+                              SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
     /* resumption by ticket: nothing is kept here for it */
-    SSL_CTX_set_session_cache_mode(l->tls, SSL_SESS_CACHE_OFF);
-    SSL_CTX_set_session_id_context(l->tls, (const unsigned char *)SESSION_CONTEXT,
+    SSL_CTX_set_session_cache_mode(tls, SSL_SESS_CACHE_OFF);
+    SSL_CTX_set_session_id_context(tls, (const unsigned char *)SESSION_CONTEXT,
                                    sizeof SESSION_CONTEXT - 1);
-    SSL_CTX_set_num_tickets(l->tls, 1);
-    if (SSL_CTX_set_cipher_list(l->tls, TLS12_SUITES) == 1 &&
-        SSL_CTX_set_ciphersuites(l->tls, TLS13_SUITES) == 1 &&
-        SSL_CTX_use_certificate_chain_file(l->tls, set->tls_cert) == 1 &&
-        SSL_CTX_use_PrivateKey_file(l->tls, set->tls_key, SSL_FILETYPE_PEM) == 1 &&
-        SSL_CTX_check_private_key(l->tls) == 1)
+    SSL_CTX_set_num_tickets(tls, 1);
+    if (SSL_CTX_set_cipher_list(tls, suites) == 1 &&
+        SSL_CTX_set_ciphersuites(tls, TLS13_SUITES) == 1 &&
+        SSL_CTX_use_certificate_chain_file(tls, set->tls_cert) == 1 &&
+        SSL_CTX_use_PrivateKey_file(tls, set->tls_key, SSL_FILETYPE_PEM) == 1 &&
+        SSL_CTX_check_private_key(tls) == 1)
         return 0;
     cw_log(CW_ERROR, "tls_failed", "certificate=%s key=%s reason=\"%s\"", set->tls_cert,
            set->tls_key, ERR_reason_error_string(ERR_peek_last_error()));
@@ -195,18 +199,22 @@ int listeners_open(struct gateway *gw)
     raise_fd_limit();
     const struct {
         int64_t number;
-        bool secure, web;
-    } ports[] = { { gw->set.mqtt_port, false, false },
-                  { gw->set.ws_port, false, true },
-                  { gw->set.mqtts_port, true, false },
-                  { gw->set.wss_port, true, true } };
+        SSL_CTX **tls;
+        bool web;
+    } ports[] = { { gw->set.mqtt_port, NULL, false },
+                  { gw->set.ws_port, NULL, true },
+                  { gw->set.mqtts_port, &l->tls, false },
+                  { gw->set.wss_port, &l->tls, true },
+                  { gw->set.mqtts11_port, &l->tls11, false } };
     for (size_t i = 0; i < CW_ARRAY_LEN(ports) && rc == 0; i++) {
-        if (!ports[i].number || (ports[i].secure && !*gw->set.tls_cert))
+        SSL_CTX **tls = ports[i].tls;
+        if (!ports[i].number || (tls && !*gw->set.tls_cert))
             continue;
-        if (ports[i].secure && !l->tls)
-            rc = open_tls(l);
+        if (tls && !*tls)
+            rc = tls == &l->tls11 ? open_tls(tls, &gw->set, TLS1_1_VERSION, TLS11_SUITES)
+                                  : open_tls(tls, &gw->set, TLS1_2_VERSION, TLS12_SUITES);
         if (rc == 0)
-            rc = open_port(l, ports[i].number, ports[i].secure, ports[i].web);
+            rc = open_port(l, ports[i].number, tls ? *tls : NULL, ports[i].web);
     }
     return rc;
 }
@@ -223,5 +231,6 @@ void listeners_close(struct listeners **at)
         close(l->ports[i].fd);
     }
     SSL_CTX_free(l->tls);
+    SSL_CTX_free(l->tls11);
     free(l);
 }

@@ -25,6 +25,8 @@ static const struct cw_option options[] = {
       "port of MQTT over WebSocket, path /mqtt; 0: none" },
     { "MQTT_WSS_PORT", CW_OPT_INT, "0", 0, 65535, AT(wss_port),
       "port of MQTT over WebSocket over TLS; 0: none" },
+    { "MQTTS11_PORT", CW_OPT_INT, "0", 0, 65535, AT(mqtts11_port),
+      "port of MQTT over TLS for devices that know TLS 1.1 only, which is weak; 0: none" },
     { "BIND", CW_OPT_STRING, "127.0.0.1", 2, 45, AT(bind),
       "numeric address of the ports; 0.0.0.0 lets other machines in" },
     { "TLS_CERT", CW_OPT_STRING, "", 0, 4000, AT(tls_cert),

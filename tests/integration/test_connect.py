@@ -1,5 +1,8 @@
 """A device's connection: who gets in, with which code who does not, sessions, status, topics."""
 import json
+import socket
+import ssl
+import warnings
 
 import pytest
 
@@ -73,6 +76,32 @@ def test_protocol_versions(platform, device, level, name, code):
     if code:
         wait_until(wire.closed.is_set)
     wire.close()
+
+
+def handshake(platform, port, version):
+    """What a client gets that knows this version of TLS only."""
+    context = ssl.create_default_context(cafile=platform.access["CAUSEWAY_CA_FILE"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = version
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    return context.wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=10), server_hostname="127.0.0.1")
+
+
+def test_a_port_for_devices_that_know_tls_1_1_only(own_platform):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    platform = own_platform(CAUSEWAY_MQTTS11_PORT=str(port))
+    for version, name in ((ssl.TLSVersion.TLSv1_1, "TLSv1.1"), (ssl.TLSVersion.TLSv1_2, "TLSv1.2"),
+                          (ssl.TLSVersion.TLSv1_3, "TLSv1.3")):
+        with handshake(platform, port, version) as old:
+            assert old.version() == name
+            old.sendall(rawmqtt.connect_packet("nobody_0_0_2026010203", "nobody", "0" * 64))
+            assert old.recv(4) == b"\x20\x02\x00\x04", "CONNACK: no such device"
+    for refusing, version in ((platform.mqtts_port, ssl.TLSVersion.TLSv1_1), (port, ssl.TLSVersion.TLSv1)):
+        with pytest.raises(ssl.SSLError):
+            handshake(platform, refusing, version)
 
 
 def test_tls_with_the_platforms_ca(platform, api, device):
