@@ -1,7 +1,10 @@
 #include "services/mqtt-gateway/packet_props.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include <openssl/evp.h>
 
 #define BIT(t) (1U << PACKET_##t)
 #define WILL   (1U << PROPS_WILL)
@@ -228,6 +231,62 @@ void packet_props_forward(struct cw_buf *to, const struct packet_props *props)
     }
 }
 
+/* ---- told to applications */
+
+static void tell_base64(struct cw_buf *to, struct text v)
+{
+    char *text = cw_malloc((v.len + 2) / 3 * 4 + 1);
+    int n = EVP_EncodeBlock((uint8_t *)text, (const uint8_t *)v.p, (int)v.len);
+    cw_buf_json_string(to, text, (size_t)n);
+    free(text);
+}
+
+static void tell_text(struct cw_buf *to, const char *name, struct text v)
+{
+    cw_buf_printf(to, "%s\"%s\":", to->data[to->len - 1] == '{' ? "" : ",", name);
+    if (v.len == 0 || (cw_utf8_valid(v.p, v.len) && !memchr(v.p, 0, v.len)))
+        cw_buf_json_string(to, v.p, v.len);
+    else
+        tell_base64(to, v);
+}
+
+static void tell_pair(struct cw_buf *pairs, const struct value *v)
+{
+    cw_buf_str(pairs, pairs->len ? ",{" : "{");
+    tell_text(pairs, "prop_key", v->text);
+    tell_text(pairs, "prop_value", v->second);
+    cw_buf_str(pairs, "}");
+}
+
+void packet_props_tell(struct cw_buf *to, const struct packet_props *props)
+{
+    static const char *const names[] = { [PROP_CONTENT_TYPE] = "content_type",
+                                         [PROP_RESPONSE_TOPIC] = "response_topic",
+                                         [PROP_CORRELATION] = "correlation_data" };
+    struct cursor c = { (const uint8_t *)props->raw.p, props->raw.len };
+    struct cw_buf pairs = { 0 };
+    size_t before = to->len;
+    uint8_t id;
+    cw_buf_str(to, "{");
+    while (cursor_take8(&c, &id) && id < CW_ARRAY_LEN(properties)) {
+        struct value v = { 0 };
+        if (!take_value(&c, properties[id].form, &v))
+            break; /* has been read before: cannot be */
+        if (id == PROP_USER)
+            tell_pair(&pairs, &v);
+        else if (id < CW_ARRAY_LEN(names) && names[id])
+            tell_text(to, names[id], v.text);
+    }
+    if (pairs.len)
+        cw_buf_printf(to, "%s\"user_properties\":[%.*s]", to->len == before + 1 ? "" : ",",
+                      (int)pairs.len, pairs.data);
+    if (to->len == before + 1)
+        to->len = before;
+    else
+        cw_buf_str(to, "}");
+    cw_buf_free(&pairs);
+}
+
 static void put_variable(struct cw_buf *to, size_t n)
 {
     do {
@@ -268,7 +327,7 @@ void packet_prop_put(struct cw_buf *to, enum property id, uint32_t n, struct tex
 
 void packet_user_property_put(struct cw_buf *to, const char *name, const char *value)
 {
-    cw_buf_add(to, &(uint8_t){ 0x26 }, 1);
+    cw_buf_add(to, &(uint8_t){ PROP_USER }, 1);
     put_text(to, (struct text){ name, strlen(name) });
     put_text(to, (struct text){ value, strlen(value) });
 }

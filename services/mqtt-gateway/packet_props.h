@@ -22,12 +22,14 @@ int packet_props_read(struct packet *out, struct packet_props *props, unsigned t
                       struct cursor *c);
 
 enum property {
+    PROP_CONTENT_TYPE = 0x03,
     PROP_RESPONSE_TOPIC = 0x08,
     PROP_CORRELATION = 0x09,
     PROP_REASON_STRING = 0x1f,
     PROP_TOPIC_ALIAS_MAX = 0x22,
     PROP_MAX_QOS = 0x24,
     PROP_RETAIN = 0x25,
+    PROP_USER = 0x26,
     PROP_MAX_PACKET = 0x27,
     PROP_SUBSCRIPTION_ID = 0x29,
     PROP_SHARED = 0x2a,
@@ -40,3 +42,7 @@ void packet_props_put(struct cw_buf *to, const void *props, size_t len);
 /* What of the properties of a PUBLISH goes on to its receivers (3.3.2.3): all but alias and
  * identifiers. Appends to `to`; without the length. */
 void packet_props_forward(struct cw_buf *to, const struct packet_props *props);
+/* The same for applications, as a JSON object: content_type, response_topic, correlation_data (what
+ * is no text: its base64), user_properties [{prop_key, prop_value}], those that are there; appends
+ * nothing if none is. */
+void packet_props_tell(struct cw_buf *to, const struct packet_props *props);

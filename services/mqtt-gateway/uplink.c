@@ -233,7 +233,15 @@ static void accept_frame(struct session *s, const struct packet_publish *pub,
     msg.request_id = request_id;
     msg.topic = topic;
     msg.body = (ProtobufCBinaryData){ pub->len, (uint8_t *)pub->payload };
+    struct cw_buf properties = { 0 };
+    if (pub->props.raw.len)
+        packet_props_tell(&properties, &pub->props);
+    if (properties.len) {
+        cw_buf_add(&properties, "", 1);
+        msg.properties = properties.data;
+    }
     const struct packed *p = pack(&msg);
+    cw_buf_free(&properties);
     bool routed = route_takes(pub->topic);
     if (routed)
         keep_outgoing(s, pub);

@@ -262,7 +262,7 @@ void batch_prepare(struct cw_log_txn *txn, const struct cw_record *records, size
     static const enum cw_array_type types[] = {
         [H_KEY] = CW_ARRAY_INT8,  [H_RECEIVED] = CW_ARRAY_INT8, [H_ORD] = CW_ARRAY_INT8,
         [H_KIND] = CW_ARRAY_TEXT, [H_TOPIC] = CW_ARRAY_TEXT,    [H_REQUEST] = CW_ARRAY_TEXT,
-        [H_BODY] = CW_ARRAY_TEXT, [H_VERDICTS] = CW_ARRAY_TEXT,
+        [H_BODY] = CW_ARRAY_TEXT, [H_VERDICTS] = CW_ARRAY_TEXT, [H_PROPERTIES] = CW_ARRAY_TEXT,
     };
     struct uplink *u = self;
     struct batch *b = cw_calloc(1, sizeof *b);

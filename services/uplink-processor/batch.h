@@ -37,6 +37,7 @@ enum history_column {
     H_REQUEST,
     H_BODY,
     H_VERDICTS,
+    H_PROPERTIES,
     H_COLUMNS
 };
 

@@ -8,8 +8,9 @@
 static const struct cw_stmt stmt_history = {
     "data_history",
     "INSERT INTO data.history (device_key, received_ms, ord, kind, topic, request_id, body,"
-    " verdicts) SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[],"
-    " $5::text[], $6::text[], $7::text[], $8::text[])"
+    " verdicts, properties) SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], "
+    "$4::text[],"
+    " $5::text[], $6::text[], $7::text[], $8::text[], $9::text[])"
 };
 static const struct cw_stmt stmt_shadows = {
     "data_shadows",
@@ -126,6 +127,7 @@ void batch_history(struct batch *b, const struct history_row *row)
         cw_db_array_bytes(&b->history[H_VERDICTS], row->verdicts->data, row->verdicts->len);
     else
         cw_db_array_null(&b->history[H_VERDICTS]);
+    cw_db_array_str(&b->history[H_PROPERTIES], clean(up->properties));
 }
 
 static void history_params(struct batch *b, struct cw_db_param *params)

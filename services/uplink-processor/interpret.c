@@ -81,12 +81,25 @@ void item_refuse(struct item *it, const char *layer, const char *code, const cha
     item_fail(it, layer, code, reason, next_step);
 }
 
+/* Of MQTT 5: before the last brace of the event's body, which it returns. */
+static struct cw_buf *with_properties(const struct item *it, struct cw_buf *body)
+{
+    const char *properties = it->up->properties;
+    if (!*properties || !cw_utf8_valid(properties, strlen(properties)))
+        return body;
+    body->len--;
+    cw_buf_str(body, ",\"properties\":");
+    cw_buf_str(body, properties);
+    cw_buf_str(body, "}");
+    return body;
+}
+
 /* ---- properties/report */
 
 void item_store_report(struct item *it, const void *body, size_t len, const char *topic)
 {
     struct batch *b = it->b;
-    const struct report *r = &b->report;
+    struct report *r = &b->report;
     int64_t key = it->device->device_key;
     batch_history(b, &(struct history_row){ .uplink = it->up,
                                             .device_key = key,
@@ -105,7 +118,8 @@ void item_store_report(struct item *it, const void *body, size_t len, const char
     if (r->code)
         item_fail(it, "model", r->code, r->reason, report_next_step(r->code));
     if (r->n_services > 0)
-        item_emit(it, CAUSEWAY__EVENT_KIND__EVENT_PROPERTY_REPORT, item_request_id(it), &r->event);
+        item_emit(it, CAUSEWAY__EVENT_KIND__EVENT_PROPERTY_REPORT, item_request_id(it),
+                  with_properties(it, &r->event));
 }
 
 static void on_report(struct item *it)
@@ -140,6 +154,7 @@ static void state_message(struct item *it, const char *text, size_t len, const j
     else
         base64_json(out, text, len);
     cw_buf_str(out, "}");
+    with_properties(it, out);
     item_emit(it, CAUSEWAY__EVENT_KIND__EVENT_MESSAGE_REPORT, item_request_id(it), out);
 }
 

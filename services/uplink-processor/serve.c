@@ -57,7 +57,8 @@ static void reply(struct cw_api_call *call, struct cw_buf *out)
 static const struct cw_stmt stmt_history = {
     "serve_history",
     "SELECT h.*, d.device_id FROM registry.device_view d LEFT JOIN LATERAL"
-    " (SELECT received_ms, ord, kind, topic, request_id, body, verdicts FROM data.history h"
+    " (SELECT received_ms, ord, kind, topic, request_id, body, verdicts, properties FROM "
+    "data.history h"
     " WHERE h.device_key = d.device_key AND h.received_ms >= $2::bigint"
     " AND h.received_ms <= $3::bigint AND (h.received_ms, h.ord) < ($5::bigint, $6::bigint)"
     " AND ($4::text IS NULL OR CASE WHEN h.kind = 'property' THEN h.body::jsonb @>"
@@ -81,6 +82,7 @@ static void add_report(struct cw_buf *out, PGresult *res, int row, const char *i
 {
     char time[CW_TIME_LEN], topic[400];
     const char *verdicts = cw_db_str(res, row, "verdicts");
+    const char *properties = cw_db_str(res, row, "properties");
     cw_buf_str(out, "{");
     add_text(out, "id", id);
     cw_buf_str(out, ",");
@@ -94,6 +96,8 @@ static void add_report(struct cw_buf *out, PGresult *res, int row, const char *i
     cw_buf_str(out, ",");
     add_text(out, "body", cw_db_str(res, row, "body"));
     add_json(out, "verdicts", verdicts ? verdicts : "[]");
+    if (properties)
+        add_json(out, "properties", properties);
     cw_buf_str(out, "}");
 }
 

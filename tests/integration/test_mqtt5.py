@@ -145,12 +145,34 @@ def test_a_normal_disconnect(api, peer):
 
 # ---- PUBLISH up
 
-def test_a_report_with_properties(api, device, peer):
+def test_a_report_with_properties(api, device, peer, subscribe):
+    subscription = subscribe("device.property", "report")
     peer.publish(peer.topic("properties/report"), json.dumps({"services": [
         {"service_id": "Pump", "properties": {"flow": 3}}]}).encode(), packet_id=9,
         properties=props((0x01, 1), (0x03, "json"), (0x26, ("a", "b")), (0x26, ("a", "c"))))
     assert peer.take(4)[2] == b"\0\x09"
-    wait_until(lambda: api.shadow(device["device_id"]).get("Pump"))
+    given = {"content_type": "json", "user_properties": [{"prop_key": "a", "prop_value": "b"},
+                                                          {"prop_key": "a", "prop_value": "c"}]}
+    assert wait_until(lambda: api.history(peer.id))[0]["properties"] == given
+    body = subscription.wait_for(peer.id)[0]["notify_data"]["body"]
+    assert body["properties"] == given and body["services"][0]["properties"] == {"flow": 3}
+
+
+@pytest.mark.parametrize("correlation, told", [(b"c-7", "c-7"), (b"\xff\x00\x01", "/wAB"), (b"a\x00b", "YQBi"), (b"", "")])
+def test_a_message_with_properties(api, peer, subscribe, correlation, told):
+    subscription = subscribe("device.message", "report")
+    peer.publish(peer.topic("messages/up"), b'{"level":1}', packet_id=9,
+                 properties=props((0x08, "answers/here"), (0x09, correlation), (0x26, ("k\"", "\u00e4"))))
+    given = {"response_topic": "answers/here", "correlation_data": told,
+             "user_properties": [{"prop_key": "k\"", "prop_value": "\u00e4"}]}
+    assert wait_until(lambda: api.history(peer.id))[0]["properties"] == given
+    body = subscription.wait_for(peer.id)[0]["notify_data"]["body"]
+    assert body == {"topic": peer.topic("messages/up"), "content": {"level": 1}, "properties": given}
+
+
+def test_without_properties_none_are_shown(api, peer):
+    peer.publish(peer.topic("messages/up"), b"x", packet_id=9, properties=props((0x01, 1), (0x02, 60)))
+    assert "properties" not in wait_until(lambda: api.history(peer.id))[0]
 
 
 def test_a_refused_publish_says_so(api, peer):
