@@ -52,6 +52,10 @@ $(ROUTES_OBJ): $(ROUTES_C) proto/route_table.h
 	$(call say,CC,$@)
 	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
 
+# Made along with them: what includes them is made again.
+$(PROTO_C:.c=.h) $(ROUTES_C:.c=.h): %.h: %.c
+	@:
+
 $(BUILD)/%.o: %.c | $(PROTO_C) $(ROUTES_C)
 	@mkdir -p $(@D)
 	$(call say,CC,$@)
