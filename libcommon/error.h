@@ -162,6 +162,19 @@
       "List the certificates of the space.")                                                       \
     X(CERT_QUOTA, "014393", 403, "Operation not allowed.",                                         \
       "The number of certificates is reached.", "Delete certificates.")                            \
+    X(NO_POLICY, "035900", 404, "The policy does not exist.", "No policy has this policy_id.",     \
+      "List the policies.")                                                                        \
+    X(POLICY_BAD, "035901", 400, "Invalid input.",                                                 \
+      "A resource of a statement is no topic: pattern, names a topic below $oc or a variable "     \
+      "that "                                                                                      \
+      "does not exist; or the statements have more than 10 KB.",                                   \
+      "Correct the resource that is named.")                                                       \
+    X(POLICY_QUOTA, "035902", 403, "Operation not allowed.", "CAUSEWAY_POLICIES_MAX is reached.",  \
+      "Delete policies, or raise the limit.")                                                      \
+    X(TARGET_QUOTA, "035903", 403, "The target has five policies, or the policy 10,000 products.", \
+      "A policy is bound to one target too many.", "Unbind policies that it does not need.")       \
+    X(NOT_BOUND, "035904", 404, "The policy is not bound to this target.",                         \
+      "It was never bound, or is no longer.", "List the targets of the policy.")                   \
     X(RATE, "021101", 403, "Too many requests.",                                                   \
       "The caller made more requests in a second than CAUSEWAY_REST_RATE.",                        \
       "Wait as Retry-After says.")

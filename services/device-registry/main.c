@@ -7,6 +7,7 @@
 #include "libcommon/log_read.h"
 #include "proto/subjects.h"
 #include "services/device-registry/kept.h"
+#include "services/device-registry/policies.h"
 #include "services/device-registry/subdevices.h"
 #include "services/device-registry/trust.h"
 
@@ -20,6 +21,8 @@ static const struct cw_option options[] = {
     { "CHILDREN_MAX", CW_OPT_INT, "50000", 0, 10000000, AT(children_max),
       "devices right below one gateway; 0: any number" },
     { "CAS_MAX", CW_OPT_INT, "100", 1, 10000, AT(cas_max), "CA certificates of devices" },
+    { "POLICIES_MAX", CW_OPT_INT, "50", 1, 1000, AT(policies_max),
+      "device policies, besides the one that each space begins with" },
     { "SECRETS_CACHED", CW_OPT_INT, "20000", 16, 10000000, AT(secrets_max),
       "opened secrets kept in memory" },
     { "GATEWAY_LOST", CW_OPT_MS, "5s", 1000, 600000, AT(lost_ms),
@@ -48,6 +51,14 @@ static const struct cw_api_op operations[] = {
     { "ShowCertificate", show_ca },
     { "DeleteCertificate", delete_ca },
     { "CheckCertificate", check_ca },
+    { "ListDevicePolicies", list_policies },
+    { "CreateDevicePolicy", create_policy },
+    { "ShowDevicePolicy", show_policy },
+    { "UpdateDevicePolicy", update_policy },
+    { "DeleteDevicePolicy", delete_policy },
+    { "BindDevicePolicy", bind_policy },
+    { "UnbindDevicePolicy", unbind_policy },
+    { "ShowTargetsInDevicePolicy", list_policy_targets },
     { "ListDevices", list_devices },
     { "AddDevice", add_device },
     { "ShowDevice", show_device },
@@ -76,6 +87,10 @@ static const struct cw_space_rule spaces[] = {
       { "space_of_ca",
         "SELECT app_id FROM registry.ca_certificate WHERE certificate_id = lower($1)" },
       { "path:certificate_id" } },
+    { "policy",
+      { "space_of_policy",
+        "SELECT app_id FROM registry.device_policy WHERE policy_id = lower($1)" },
+      { "path:policy_id" } },
     { "product",
       { "space_of_product", "SELECT p.app_id FROM registry.product p JOIN registry.app a"
                             " USING (app_id) WHERE p.product_id = $1"
@@ -132,6 +147,7 @@ static int start(struct cw_app *app, void *self)
     cw_api_space_rules("registry", spaces);
     cw_api_serve_raw("registry", "open_sessions", sessions_open, r);
     cw_api_serve_raw("registry", "keep_session", sessions_keep, r);
+    cw_api_serve_raw("registry", "policies", policies_tell, r);
     r->uplink = cw_log_append_open(app, CW_LOG_UPLINK);
     events_start(r);
     gateways_start(r);
@@ -174,7 +190,7 @@ int main(int argc, char **argv)
                               .options = options,
                               .self = &self,
                               .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
-                              .schema_version = 18,
+                              .schema_version = 20,
                               .start = start,
                               .drain = drain,
                               .stop = stop },

@@ -29,7 +29,7 @@ struct registry {
     struct cw_log_append *uplink;
     struct cw_log_reader *events;
     uint8_t seal_key[32];
-    int64_t apps_max, products_max, devices_max, children_max, secrets_max, cas_max;
+    int64_t apps_max, products_max, devices_max, children_max, secrets_max, cas_max, policies_max;
     int64_t lost_ms;  /* silence after which a gateway is taken for gone */
     int64_t close_ms; /* longest wait for a gateway that is to cut a session */
 };

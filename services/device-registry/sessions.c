@@ -15,6 +15,8 @@ static const struct cw_stmt stmt_lookup = {
     "SELECT d.device_key, d.product_key, d.auth_type, d.secret, d.secondary_secret, d.frozen,"
     " d.secure_access, d.parent_key, d.auth_version, d.app_id,"
     " d.fingerprint, d.secondary_fingerprint, k.filters,"
+    " (SELECT string_agg(t.policy_id, '' ORDER BY t.policy_id) FROM registry.policy_target t"
+    "  WHERE t.device_key = d.device_key) AS policies, p.product_id,"
     " k.filters IS NOT NULL AND k.expiry_s < 4294967295 AND d.status = 'OFFLINE' AND"
     " d.connection_status_update_time + k.expiry_s * interval '1 second' < now() AS kept_over,"
     " CASE WHEN d.device_key IS NULL THEN"
@@ -25,6 +27,7 @@ static const struct cw_stmt stmt_lookup = {
                      "   ORDER BY t.deleted DESC LIMIT 1) END AS deleted"
                      " FROM unnest($1::text[]) WITH ORDINALITY AS i(id, n)"
                      " LEFT JOIN registry.device d ON d.device_id = i.id"
+                     " LEFT JOIN registry.product p USING (product_key)"
                      " LEFT JOIN registry.kept_session k USING (device_key) ORDER BY i.n"
 };
 /* The lock on the device's row puts logins of one device into one order, so that session numbers
@@ -60,7 +63,7 @@ static const struct cw_stmt stmt_open_bind = {
 struct login {
     struct login_refusal refusal;
     int64_t device_key, product_key, auth_version, session_no, old_session_no;
-    char *old_gateway, *app_id;
+    char *old_gateway, *app_id, *product_id, *policies;
     char fingerprint[65]; /* to be bound; "": none */
     char *kept;           /* subscriptions of a session that is resumed, JSON; NULL: none */
     bool kept_changes;    /* is kept for kept_s from now on; 0: goes */
@@ -99,6 +102,8 @@ static void batch_free(struct batch *b)
     for (size_t i = 0; i < b->n; i++) {
         free(b->logins[i].old_gateway);
         free(b->logins[i].app_id);
+        free(b->logins[i].product_id);
+        free(b->logins[i].policies);
         free(b->logins[i].kept);
     }
     causeway__session_open_batch__free_unpacked(b->request, NULL);
@@ -125,6 +130,8 @@ static void reply(struct batch *b)
         rows[i].old_session_no = l->old_session_no;
         rows[i].old_gateway = or_empty(l->old_gateway);
         rows[i].app_id = or_empty(l->app_id);
+        rows[i].product_id = or_empty(l->product_id);
+        rows[i].policies = or_empty(l->policies);
         if (l->kept && !l->refusal.connack)
             kept_unpack(&kept, &rows[i], l->kept);
         rows[i].code = or_empty(l->refusal.code);
@@ -324,6 +331,9 @@ static void check_one(struct batch *b, const PGresult *res, size_t i, int64_t no
         l->product_key = cw_db_i64(res, row, "product_key", 0);
         l->auth_version = cw_db_i64(res, row, "auth_version", 0);
         l->app_id = cw_strdup(cw_db_str(res, row, "app_id"));
+        l->product_id = cw_strdup(cw_db_str(res, row, "product_id"));
+        const char *policies = cw_db_str(res, row, "policies");
+        l->policies = policies ? cw_strdup(policies) : NULL;
         device.auth_type = cw_db_str(res, row, "auth_type");
         device.frozen = is_set(res, row, "frozen");
         device.child = cw_db_str(res, row, "parent_key") != NULL;

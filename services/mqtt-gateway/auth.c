@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "services/mqtt-gateway/conn.h"
+#include "services/mqtt-gateway/policies.h"
 #include "services/mqtt-gateway/session.h"
 
 #define SUBJECT      "api.registry.open_sessions"
@@ -174,7 +175,7 @@ static void ask_next(struct auth *a)
 {
     for (struct batch *b; (b = TAILQ_FIRST(&a->queue));) {
         bool late = is_late(a, b);
-        if (!late && a->asked >= ASKED_MAX) {
+        if (!late && (a->asked >= ASKED_MAX || !policies_known(a->gw))) {
             watch_first(a, b);
             return;
         }
@@ -262,6 +263,8 @@ void auth_forget(struct conn *c)
         c->auth->conn = NULL;
     c->auth = NULL;
 }
+
+void auth_go_on(struct gateway *gw) { ask_next(gw->auth); }
 
 unsigned auth_waiting(const struct gateway *gw) { return gw->auth->waiting; }
 

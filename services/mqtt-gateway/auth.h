@@ -10,6 +10,8 @@
  * has waited for half of AUTH_LIMIT is told at once that the platform is unavailable (CONNACK 3).
  */
 void auth_open(struct gateway *gw);
+/* The policies of devices are known now: whoever waited for them is asked about. */
+void auth_go_on(struct gateway *gw);
 /* At the end of the process: what is not asked yet is turned away. */
 void auth_close(struct gateway *gw);
 /* The answer ends in session_open() or conn_refuse(). */

@@ -4,6 +4,7 @@
 
 #include "services/mqtt-gateway/auth.h"
 #include "services/mqtt-gateway/downlink.h"
+#include "services/mqtt-gateway/policies.h"
 #include "services/mqtt-gateway/rate.h"
 #include "services/mqtt-gateway/topic.h"
 #include "services/mqtt-gateway/uplink.h"
@@ -141,10 +142,23 @@ static uint8_t refuse_filter(const struct session *s, int rc, struct text filter
     return refusal(s, strncmp(sample, "$share/", 7) == 0 ? REASON_SHARED : REASON_NOT_AUTHORIZED);
 }
 
+static uint8_t refuse_by_policy(const struct session *s, const struct policy_question *q)
+{
+    char sample[256], next_step[POLICY_NEXT_STEP_LEN];
+    snprintf(sample, sizeof sample, "%.*s", (int)(q->topic.len < 200 ? q->topic.len : 200),
+             q->topic.p);
+    notice(s, CW_LAYER_TOPIC, "subscribe_policy", policies_reason(q),
+           policies_next_step(next_step, q), sample);
+    return refusal(s, REASON_NOT_AUTHORIZED);
+}
+
 static uint8_t subscribe(struct session *s, const struct packet_filter *f)
 {
     uint8_t granted = f->qos > 1 ? 1 : f->qos;
+    struct policy_question q = { .action = POLICY_SUBSCRIBE, .topic = f->filter };
     int rc = topic_check_filter(s->device_id, f->filter);
+    if (rc == 0 && topic_is_free(f->filter) && !policies_allow(s, &q))
+        return refuse_by_policy(s, &q);
     if (rc == 0)
         rc = subscription_add(s, f, granted);
     return rc == 0 ? granted : refuse_filter(s, rc, f->filter);

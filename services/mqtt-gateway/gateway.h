@@ -23,7 +23,8 @@ struct auth;
 struct peers;
 struct takeover;
 struct route_key;
-struct app_name;
+struct shared_name;
+struct policies;
 
 struct gateway_settings {
     char *bind, *tls_cert, *tls_key;
@@ -60,12 +61,13 @@ struct gateway {
     struct listeners *listeners;
     struct auth *auth;
     struct peers *peers;
+    struct policies *policies;
     struct event *later;       /* at the end of this turn of the loop: write, free */
     struct event *drain_check; /* while draining */
     struct conn_list conns, dirty, dead;
     struct session *by_key, *by_no; /* uthash: those that live; all that are not yet forgotten */
     struct route_key *routes;       /* uthash: shared topics that somebody here listens to */
-    struct app_name *apps;          /* uthash: resource spaces of which devices were here */
+    struct shared_name *names;      /* uthash: spaces and products of which devices were here */
     uint64_t routed_no;             /* counts messages between devices */
     struct session_queue *held;     /* by partition: not read, since it is blocked; longest first */
     struct takeover_list takeovers; /* those that outlived their session, too */

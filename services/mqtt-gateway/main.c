@@ -10,6 +10,7 @@
 #include "services/mqtt-gateway/downlink.h"
 #include "services/mqtt-gateway/listener.h"
 #include "services/mqtt-gateway/peers.h"
+#include "services/mqtt-gateway/policies.h"
 #include "services/mqtt-gateway/session.h"
 #include "services/mqtt-gateway/takeover.h"
 
@@ -194,6 +195,7 @@ static int gateway_start(struct cw_app *app, void *self)
     sessions_open(gw);
     auth_open(gw);
     peers_open(gw);
+    policies_open(gw);
     downlinks_open(gw);
     return listeners_open(gw);
 }
@@ -212,6 +214,7 @@ static void gateway_stop(void *self)
     takeovers_close(gw);
     auth_close(gw);
     peers_close(gw);
+    policies_close(gw);
     cw_bus_unsubscribe(&gw->downlinks);
     event_free(gw->later);
     event_free(gw->drain_check);

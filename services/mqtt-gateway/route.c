@@ -5,6 +5,7 @@
 
 #include "libcommon/metrics.h"
 #include "services/mqtt-gateway/downlink.h"
+#include "services/mqtt-gateway/policies.h"
 #include "services/mqtt-gateway/topic.h"
 
 #define ANY       "*" /* the key of filters whose first level is a wildcard */
@@ -119,7 +120,8 @@ static void deliver_all(const struct route_key *k, const Causeway__Routed *r, si
     LIST_FOREACH(e, &k->entries, in_key)
     {
         if (e->session->routed_no == k->gw->routed_no || strcmp(e->session->app, r->app_id) != 0 ||
-            !topic_matches((struct text){ e->filter, strlen(e->filter) }, topic))
+            !topic_matches((struct text){ e->filter, strlen(e->filter) }, topic) ||
+            !policies_let_through(e->session, (struct text){ e->filter, strlen(e->filter) }, topic))
             continue;
         if (*left == 0) {
             cw_metric_add(stat.skipped, 1);

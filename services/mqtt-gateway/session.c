@@ -5,6 +5,7 @@
 
 #include "libcommon/ids.h"
 #include "services/mqtt-gateway/downlink.h"
+#include "services/mqtt-gateway/policies.h"
 #include "services/mqtt-gateway/takeover.h"
 #include "services/mqtt-gateway/topic.h"
 #include "services/mqtt-gateway/uplink.h"
@@ -135,6 +136,7 @@ static void forget(struct session *s)
     free(s->client);
     free(s->peer);
     free(s->mids);
+    free(s->policies);
     free(s);
 }
 
@@ -219,21 +221,21 @@ void session_over(struct session *s, bool flushed)
 
 /* ---- the beginning */
 
-struct app_name {
+struct shared_name {
     UT_hash_handle hh;
     char name[];
 };
 
-/* The one text of this space; there are few, and they stay. */
-static const char *app_of(struct gateway *gw, const char *name)
+/* The one text of this space or product; there are few, and they stay. */
+static const char *shared(struct gateway *gw, const char *name)
 {
-    struct app_name *a;
-    HASH_FIND_STR(gw->apps, name, a);
+    struct shared_name *a;
+    HASH_FIND_STR(gw->names, name, a);
     if (a)
         return a->name;
     a = cw_calloc(1, sizeof *a + strlen(name) + 1);
     strcpy(a->name, name);
-    HASH_ADD_STR(gw->apps, name, a);
+    HASH_ADD_STR(gw->names, name, a);
     return a->name;
 }
 
@@ -245,7 +247,8 @@ static struct session *session_new(struct gateway *gw, const Causeway__SessionOp
     s->device_key = opened->device_key;
     s->product_key = opened->product_key;
     s->session_no = opened->session_no;
-    s->app = app_of(gw, opened->app_id);
+    s->app = shared(gw, opened->app_id);
+    s->product_id = shared(gw, opened->product_id);
     STAILQ_INIT(&s->outgoing);
     s->device_id = cw_strdup(open->device_id);
     s->client = cw_strdup(open->client_id);
@@ -299,6 +302,7 @@ void session_open(struct gateway *gw, const Causeway__SessionOpened *opened,
     struct session *s = session_new(gw, opened, open);
     s->conn = c;
     s->expiry_s = open->expiry_s;
+    policies_session(s, opened->policies);
     resume(s, opened);
     if (held_elsewhere(gw, opened)) {
         if (c)
@@ -374,8 +378,8 @@ void sessions_close(struct gateway *gw)
             retire(s);
         forget(s);
     }
-    struct app_name *a = gw->apps, *more;
-    HASH_CLEAR(hh, gw->apps);
+    struct shared_name *a = gw->names, *more;
+    HASH_CLEAR(hh, gw->names);
     for (; a; a = more) {
         more = a->hh.next;
         free(a);

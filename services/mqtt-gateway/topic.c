@@ -335,6 +335,11 @@ int topic_check_filter(const char *device_id, struct text filter)
     return filter.p[0] == '$' || is_legacy_of_other(filter, device_id) ? -EPERM : 0;
 }
 
+bool topic_is_free(struct text topic)
+{
+    return topic.len && topic.p[0] != '$' && !skip_word(&topic, "/huawei/v1/");
+}
+
 bool topic_is_system_down(const char *device_id, struct text topic)
 {
     struct text request_id;

@@ -24,6 +24,8 @@ int topic_check_publish(struct topic_info *out, const char *device_id, struct te
                         bool strict);
 /* 0; -EINVAL: not a filter; -EPERM: not for this device. */
 int topic_check_filter(const char *device_id, struct text filter);
+/* Outside $oc and the topics of V3: device policies decide. */
+bool topic_is_free(struct text topic);
 /* A topic by which the platform speaks to this device, delivered without subscription. */
 bool topic_is_system_down(const char *device_id, struct text topic);
 /* By the wildcards of MQTT 3.1.1, 4.7; one at the beginning does not catch a topic with $. */

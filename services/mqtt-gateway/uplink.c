@@ -10,6 +10,7 @@
 #include "services/mqtt-gateway/inflate.h"
 #include "services/mqtt-gateway/legacy.h"
 #include "services/mqtt-gateway/packet_props.h"
+#include "services/mqtt-gateway/policies.h"
 #include "services/mqtt-gateway/rate.h"
 #include "services/mqtt-gateway/route.h"
 #include "services/mqtt-gateway/topic.h"
@@ -176,6 +177,15 @@ static void refuse_topic(struct session *s, const struct packet_publish *pub,
                               next_step });
 }
 
+static void refuse_by_policy(struct session *s, const struct packet_publish *pub,
+                             const struct policy_question *q)
+{
+    char next_step[POLICY_NEXT_STEP_LEN];
+    refuse(s, pub,
+           &(struct refusal){ CW_LAYER_TOPIC, REASON_NOT_AUTHORIZED, "topic_policy",
+                              policies_reason(q), policies_next_step(next_step, q) });
+}
+
 static void refuse_size(struct session *s, const struct packet_publish *pub)
 {
     char reason[96];
@@ -321,6 +331,7 @@ static void accept_legacy(struct session *s, const struct packet_publish *pub)
 void uplink_publish(struct session *s, const struct packet_publish *pub)
 {
     struct topic_info info;
+    struct policy_question q = { .action = POLICY_PUBLISH, .topic = pub->topic };
     count_received(s->gw);
     int rc = topic_check_publish(&info, s->device_id, pub->topic, cw_app_strict(s->gw->app));
     if (rc == 0 && pub->topic.len > TOPIC_MAX_BYTES) {
@@ -330,6 +341,8 @@ void uplink_publish(struct session *s, const struct packet_publish *pub)
     }
     if (rc < 0)
         refuse_topic(s, pub, &info);
+    else if (topic_is_free(pub->topic) && !policies_allow(s, &q))
+        refuse_by_policy(s, pub, &q);
     else if (info.report && pub->len > REPORT_MAX_BYTES)
         refuse_size(s, pub);
     else if (info.legacy)

@@ -8,7 +8,7 @@
  * services/mqtt-gateway/subscriptions.c services/mqtt-gateway/inflate.c
  * services/mqtt-gateway/route.c services/mqtt-gateway/packet_props.c
  * services/mqtt-gateway/conn_five.c services/mqtt-gateway/ws.c services/mqtt-gateway/keep.c
- * services/mqtt-gateway/legacy.c */
+ * services/mqtt-gateway/legacy.c services/mqtt-gateway/policies.c services/mqtt-gateway/policy.c */
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -18,6 +18,7 @@
 #include "services/mqtt-gateway/auth.h"
 #include "services/mqtt-gateway/downlink.h"
 #include "services/mqtt-gateway/peers.h"
+#include "services/mqtt-gateway/policies.h"
 #include "services/mqtt-gateway/session.h"
 #include "services/mqtt-gateway/takeover.h"
 #include "tests/fuzz/fuzz.h"
@@ -52,6 +53,7 @@ static struct peer peers[PEERS];
 static struct track tracks[64];
 static size_t n_tracks;
 static int64_t next_session = 1;
+static enum { POLICY_NONE, POLICY_OPEN, POLICY_CLOSED, POLICY_OF_DEVICES } policies; /* told last */
 static const uint8_t *at;
 static size_t left;
 
@@ -77,6 +79,8 @@ static void on_later(evutil_socket_t fd, short what, void *arg)
     (void)fd, (void)what;
     conns_later(arg);
 }
+
+static void policies_answer(struct cw_bus_request *r, unsigned how);
 
 static void make_gateway(void)
 {
@@ -106,7 +110,10 @@ static void make_gateway(void)
     sessions_open(&gw);
     auth_open(&gw);
     peers_open(&gw);
+    policies_open(&gw);
     downlinks_open(&gw);
+    world_advance(1);
+    policies_answer(world_requests, 0);
 }
 
 static void free_gateway(void)
@@ -118,6 +125,7 @@ static void free_gateway(void)
     takeovers_close(&gw);
     auth_close(&gw);
     peers_close(&gw);
+    policies_close(&gw);
     world_connect(false); /* as the bus does when it closes: requests under way end */
     free(gw.auth);
     cw_bus_unsubscribe(&gw.downlinks);
@@ -147,6 +155,8 @@ static void on_append(const Causeway__Uplink *up)
         return;
     }
     fuzz_check(t->connected);
+    fuzz_check(policies != POLICY_CLOSED || up->kind != CAUSEWAY__UPLINK_KIND__UPLINK_PUBLISH ||
+               *up->topic == '$');
     fuzz_check(!t->ended || up->kind == CAUSEWAY__UPLINK_KIND__UPLINK_DISCONNECT);
     t->ended |= up->kind == CAUSEWAY__UPLINK_KIND__UPLINK_DISCONNECT;
 }
@@ -471,6 +481,45 @@ static void registry_answers(struct cw_bus_request *r, unsigned how)
     free(results);
 }
 
+static void policies_answer(struct cw_bus_request *r, unsigned how)
+{
+    static const char open[] = "[{\"effect\":\"ALLOW\",\"actions\":[\"iotda:devices:publish\","
+                               "\"iotda:devices:subscribe\"],\"resources\":[\"topic:*\"]}]",
+                      closed[] = "[{\"effect\":\"DENY\",\"actions\":[\"iotda:devices:publish\","
+                                 "\"iotda:devices:subscribe\"],\"resources\":[\"topic:*\"]}]",
+                      some[] =
+                          "[{\"effect\":\"ALLOW\",\"actions\":[\"iotda:devices:publish\"],"
+                          "\"resources\":[\"topic:${devices.deviceId}/*\",\"topic:?lain/*\"]}]";
+    static const char *const statements[] = { open, open, closed, some };
+    Causeway__PoliciesReply reply = CAUSEWAY__POLICIES_REPLY__INIT;
+    Causeway__DevicePolicy policy = CAUSEWAY__DEVICE_POLICY__INIT, *list = &policy;
+    Causeway__DevicePolicies of = CAUSEWAY__DEVICE_POLICIES__INIT, *devices = &of;
+    uint8_t packed[512];
+    policies = how >> 4 & 3;
+    policy.policy_id = (char *)"0123456789abcdef01234567";
+    policy.statement = (char *)statements[policies];
+    policy.of_space = policies == POLICY_OPEN || policies == POLICY_CLOSED;
+    reply.policies = &list;
+    reply.n_policies = policies != POLICY_NONE;
+    of.device_key = 1 + how % DEVICES;
+    of.policies = policy.policy_id;
+    reply.devices = &devices;
+    reply.n_devices = policies == POLICY_OF_DEVICES;
+    size_t len = causeway__policies_reply__pack(&reply, packed);
+    world_answer(r, 0, packed, len);
+}
+
+static void policies_change(unsigned how)
+{
+    Causeway__PoliciesAsk hint = CAUSEWAY__POLICIES_ASK__INIT;
+    int64_t key = 1 + how % DEVICES;
+    uint8_t packed[32];
+    hint.device_keys = &key;
+    hint.n_device_keys = how & 1;
+    world_deliver("invalidate.policy", NULL, packed, causeway__policies_ask__pack(&hint, packed));
+    world_advance(50);
+}
+
 static void others_answer(unsigned how)
 {
     struct cw_bus_request *r = world_requests;
@@ -480,6 +529,8 @@ static void others_answer(unsigned how)
         world_answer(r, -ETIMEDOUT, NULL, 0);
     else if (strcmp(r->subject, "api.registry.open_sessions") == 0)
         registry_answers(r, how);
+    else if (strcmp(r->subject, "api.registry.policies") == 0)
+        policies_answer(r, how);
     else
         world_answer(r, 0, at, left < 8 ? left : 8);
 }
@@ -554,9 +605,12 @@ static void step(void)
         say_puback(p);
         break;
     case 6:
-        switch (byte() % 4) {
+        switch (byte() % 8) {
         case 0:
             write_packet(p, 0xe0, "", 0);
+            break;
+        case 4:
+            policies_change(byte());
             break;
         case 1:
             if (p->web)

@@ -263,10 +263,13 @@ void cw_log_append_close(struct cw_log_append **l)
 
 /* ---- the bus */
 
+#define WATCHERS 4
 struct cw_bus {
     bool connected;
-    void (*watch)(bool connected, void *arg);
-    void *arg;
+    struct watcher {
+        void (*cb)(bool connected, void *arg);
+        void *arg;
+    } watchers[WATCHERS];
 };
 struct cw_bus_sub {
     struct cw_bus_sub *next;
@@ -292,15 +295,18 @@ bool cw_bus_connected(const struct cw_bus *bus) { return bus->connected; }
 
 void cw_bus_watch(struct cw_bus *bus, void (*cb)(bool connected, void *arg), void *arg)
 {
-    bus->watch = cb;
-    bus->arg = arg;
+    size_t i = 0;
+    while (bus->watchers[i].cb)
+        fuzz_check(++i < WATCHERS);
+    bus->watchers[i] = (struct watcher){ cb, arg };
     cb(bus->connected, arg);
 }
 
 void cw_bus_unwatch(struct cw_bus *bus, void (*cb)(bool connected, void *arg), void *arg)
 {
-    (void)cb, (void)arg;
-    bus->watch = NULL;
+    for (size_t i = 0; i < WATCHERS; i++)
+        if (bus->watchers[i].cb == cb && bus->watchers[i].arg == arg)
+            bus->watchers[i].cb = NULL;
 }
 
 int cw_bus_publish(struct cw_bus *bus, const char *subject, const char *reply, const void *data,
@@ -449,8 +455,9 @@ void world_connect(bool connected)
     the_bus.connected = connected;
     while (!connected && world_requests)
         world_answer(world_requests, -ENOTCONN, NULL, 0);
-    if (the_bus.watch)
-        the_bus.watch(connected, the_bus.arg);
+    for (size_t i = 0; i < WATCHERS; i++)
+        if (the_bus.watchers[i].cb)
+            the_bus.watchers[i].cb(connected, the_bus.watchers[i].arg);
 }
 
 /* ---- the service and the notices */

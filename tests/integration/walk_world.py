@@ -76,6 +76,9 @@ class World:
                   "rule_id": self.new_rule, "action_id": self.new_action,
                   "cert_id": lambda: self.api.post("/routing-rule/certificates", {"content": self.pem})["cert_id"],
                   "certificate_id": self.new_certificate,
+                  "policy_id": lambda: self.api.post("/device-policies", {
+                      "policy_name": "walk", "app_id": self.space, "statement": [
+                          {"effect": "DENY", "actions": ["iotda:devices:publish"], "resources": ["topic:x"]}]})["policy_id"],
                   "user_id": lambda: self.iam.user()["id"], "group_id": lambda: self.iam.group(),
                   "role_id": lambda: self.iam.policy(("Allow", ["iotda:devices:*"], None)),
                   "access_key": lambda: self.iam.expect(

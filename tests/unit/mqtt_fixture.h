@@ -107,6 +107,19 @@ static inline void on_open(const struct cw_bus_msg *msg, void *arg)
     causeway__session_open_batch__free_unpacked(b, NULL);
 }
 
+/* What the registry says of policies: nothing but this one, of the space "" that all are in. */
+static Causeway__DevicePolicy *registry_policy;
+
+static inline void on_policies(const struct cw_bus_msg *msg, void *arg)
+{
+    Causeway__PoliciesReply reply = CAUSEWAY__POLICIES_REPLY__INIT;
+    uint8_t packed[1024];
+    (void)arg;
+    reply.policies = &registry_policy;
+    reply.n_policies = registry_policy != NULL;
+    cw_bus_publish(bus, msg->reply, NULL, packed, causeway__policies_reply__pack(&reply, packed));
+}
+
 static inline void registry_up(void)
 {
     registry = cw_bus_subscribe(bus, "api.registry.open_sessions", "registry", on_open, NULL);
@@ -464,6 +477,7 @@ static inline void bus_up(void)
     if (!bus)
         abort();
     cw_bus_subscribe(bus, "uplink.*", NULL, on_uplink, NULL);
+    cw_bus_subscribe(bus, "api.registry.policies", "registry", on_policies, NULL);
     registry_up();
 }
 
