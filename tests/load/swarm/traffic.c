@@ -82,7 +82,7 @@ static void on_puback(struct swarm *w, struct device *d, uint16_t packet_id)
 
 static void on_connack(struct swarm *w, struct device *d, const struct packet *p)
 {
-    unsigned char code = p->len == 2 ? p->body[1] : 255;
+    unsigned char code = p->len >= 2 ? p->body[1] : 255; /* MQTT 5: properties follow */
     int64_t now = now_us();
     if (code) {
         w->stats.refused[code]++;
