@@ -175,6 +175,12 @@
       "A policy is bound to one target too many.", "Unbind policies that it does not need.")       \
     X(NOT_BOUND, "035904", 404, "The policy is not bound to this target.",                         \
       "It was never bound, or is no longer.", "List the targets of the policy.")                   \
+    X(NO_BRIDGE, "037900", 404, "The bridge does not exist.", "No bridge has this bridge_id.",     \
+      "List the bridges.")                                                                         \
+    X(BRIDGE_QUOTA, "037901", 403, "Operation not allowed.", "CAUSEWAY_BRIDGES_MAX is reached.",   \
+      "Delete bridges, or raise the limit.")                                                       \
+    X(BRIDGE_TAKEN, "037902", 400, "Invalid input.", "Another bridge has this bridge_id.",         \
+      "Choose another one, or leave it out.")                                                      \
     X(RATE, "021101", 403, "Too many requests.",                                                   \
       "The caller made more requests in a second than CAUSEWAY_REST_RATE.",                        \
       "Wait as Retry-After says.")

@@ -124,6 +124,11 @@ static bool is_lost(const struct gateways *g, const char *instance)
     return g->hearing_ms && now_ms - heard_ms > g->r->lost_ms;
 }
 
+bool gateway_lost(const struct registry *r, const char *instance)
+{
+    return is_lost(r->gateways, instance);
+}
+
 /* ---- ending */
 
 static void ending_free(struct ending *e)

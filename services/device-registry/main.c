@@ -6,6 +6,7 @@
 #include "libcommon/log_append.h"
 #include "libcommon/log_read.h"
 #include "proto/subjects.h"
+#include "services/device-registry/bridges.h"
 #include "services/device-registry/kept.h"
 #include "services/device-registry/policies.h"
 #include "services/device-registry/subdevices.h"
@@ -23,6 +24,7 @@ static const struct cw_option options[] = {
     { "CAS_MAX", CW_OPT_INT, "100", 1, 10000, AT(cas_max), "CA certificates of devices" },
     { "POLICIES_MAX", CW_OPT_INT, "50", 1, 1000, AT(policies_max),
       "device policies, besides the one that each space begins with" },
+    { "BRIDGES_MAX", CW_OPT_INT, "20", 1, 10000, AT(bridges_max), "bridges" },
     { "SECRETS_CACHED", CW_OPT_INT, "20000", 16, 10000000, AT(secrets_max),
       "opened secrets kept in memory" },
     { "GATEWAY_LOST", CW_OPT_MS, "5s", 1000, 600000, AT(lost_ms),
@@ -59,6 +61,10 @@ static const struct cw_api_op operations[] = {
     { "BindDevicePolicy", bind_policy },
     { "UnbindDevicePolicy", unbind_policy },
     { "ShowTargetsInDevicePolicy", list_policy_targets },
+    { "ListBridges", list_bridges },
+    { "AddBridge", add_bridge },
+    { "DeleteBridge", delete_bridge },
+    { "ResetBridgeSecret", reset_bridge_secret },
     { "ListDevices", list_devices },
     { "AddDevice", add_device },
     { "ShowDevice", show_device },
@@ -148,6 +154,9 @@ static int start(struct cw_app *app, void *self)
     cw_api_serve_raw("registry", "open_sessions", sessions_open, r);
     cw_api_serve_raw("registry", "keep_session", sessions_keep, r);
     cw_api_serve_raw("registry", "policies", policies_tell, r);
+    cw_api_serve_raw("registry", "open_bridge", bridges_open, r);
+    cw_api_serve_raw("registry", "close_bridge", bridges_close, r);
+    cw_api_serve_raw("registry", "bridge_secret", bridges_secret, r);
     r->uplink = cw_log_append_open(app, CW_LOG_UPLINK);
     events_start(r);
     gateways_start(r);
@@ -190,7 +199,7 @@ int main(int argc, char **argv)
                               .options = options,
                               .self = &self,
                               .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
-                              .schema_version = 20,
+                              .schema_version = 21,
                               .start = start,
                               .drain = drain,
                               .stop = stop },

@@ -29,7 +29,8 @@ struct registry {
     struct cw_log_append *uplink;
     struct cw_log_reader *events;
     uint8_t seal_key[32];
-    int64_t apps_max, products_max, devices_max, children_max, secrets_max, cas_max, policies_max;
+    int64_t apps_max, products_max, devices_max, children_max, secrets_max, cas_max, policies_max,
+        bridges_max;
     int64_t lost_ms;  /* silence after which a gateway is taken for gone */
     int64_t close_ms; /* longest wait for a gateway that is to cut a session */
 };
@@ -213,6 +214,7 @@ void sessions_open(const struct cw_bus_msg *msg, void *self); /* api.registry.op
 /* Needs r->logins, r->uplink and r->events. Sessions of a gateway that was silent for lost_ms, or
  * has booted again, are ended by the owner of their partition. */
 void gateways_start(struct registry *r);
+bool gateway_lost(const struct registry *r, const char *instance);
 /* At the end of the process; endings under way may still be answered. */
 void gateways_stop(struct registry *r);
 /* Reads EVENT into r->events, and relays the outbox. */

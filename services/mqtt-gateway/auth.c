@@ -232,7 +232,7 @@ static struct auth_entry *entry_new(struct conn *c, const struct client_id *id,
         cw_strndup(text ? connect->password.p : "", text ? connect->password.len : 0);
     e->open.client_id = cw_strndup(connect->client_id.p, connect->client_id.len);
     e->open.peer = conn_peer(c, e->peer);
-    e->open.secure = c->ssl != NULL;
+    e->open.secure = c->secure;
     e->open.clean = connect->clean;
     e->open.expiry_s = connect->level == LEVEL_5 ? connect->props.session_expiry_s
                        : connect->clean          ? 0

@@ -48,8 +48,11 @@ const char *client_id_read(struct client_id *out, struct text id, struct text us
         return "The client id does not end in _ and a timestamp of ten digits (YYYYMMDDHH, UTC).";
     if (!take_last(&id, 1, &sign) || !is_digits(sign, 1) || !take_last(&id, 1, &type))
         return "The client id is not <device id>_0_<sign type>_<timestamp>.";
-    if (*type != '0')
-        return "The id type of the client id is not 0 (device id): others are not offered.";
+    if (*type != '0' && *type != '3')
+        return "The id type of the client id is not 0 (device) or 3 (bridge): others are not "
+               "offered.";
+    if (*type == '3' && user.len > BRIDGE_ID_MAX)
+        return "A bridge's id has 36 characters at most.";
     if (*sign > '1')
         return "The sign type of the client id is not 0 or 1 (HMAC-SHA256): others are not "
                "offered.";
@@ -57,5 +60,6 @@ const char *client_id_read(struct client_id *out, struct text id, struct text us
         return "The client id does not begin with the user name; both must be the device id.";
     memcpy(out->timestamp, stamp, 10);
     out->sign_type = (uint8_t)(*sign - '0');
+    out->bridge = *type == '3';
     return NULL;
 }

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 
 #include "services/mqtt-gateway/auth.h"
+#include "services/mqtt-gateway/bridge.h"
 #include "services/mqtt-gateway/rate.h"
 #include "services/mqtt-gateway/session.h"
 
@@ -134,7 +135,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
     struct limit l = next_limit(c, cw_mono_ms());
     if (l.at_ms > cw_mono_ms())
         conn_arm(c);
-    else if (l.silence && session_blocked(c->session)) {
+    else if (l.silence && c->session && session_blocked(c->session)) {
         c->heard_ms = cw_mono_ms(); /* it may have spoken: nobody listens at present */
         c->packet_ms = c->packet_ms ? c->heard_ms : 0;
         conn_arm(c);
@@ -146,12 +147,13 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 
 /* ---- coming and going */
 
-void conn_new(struct gateway *gw, int fd, SSL *ssl, bool web)
+struct conn *conn_new(struct gateway *gw, int fd, SSL *ssl, bool web)
 {
     struct conn *c = cw_calloc(1, sizeof *c);
     c->gw = gw;
     c->fd = fd;
     c->ssl = ssl;
+    c->secure = ssl != NULL;
     c->ws = web ? ws_new() : NULL;
     c->state = ssl ? CONN_SECURING : web ? CONN_UPGRADING : CONN_GREETING;
     c->since_ms = c->heard_ms = cw_mono_ms();
@@ -164,6 +166,7 @@ void conn_new(struct gateway *gw, int fd, SSL *ssl, bool web)
     cw_metric_add(gw->m.connections, 1);
     cw_metric_add(gw->m.accepted, 1);
     conn_arm(c);
+    return c;
 }
 
 void conn_await(struct conn *c)
@@ -226,6 +229,8 @@ void conn_part(struct conn *c, const char *cause)
     conn_last_word(c);
     if (s)
         session_lost(s, cause);
+    if (c->bridge)
+        bridge_gone(c);
 }
 
 void conn_end(struct conn *c, const char *cause)
@@ -255,6 +260,8 @@ void conn_end(struct conn *c, const char *cause)
     c->session = NULL;
     if (s)
         session_lost(s, cause);
+    if (c->bridge)
+        bridge_gone(c);
 }
 
 char *conn_peer(const struct conn *c, char out[PEER_LEN])
@@ -262,9 +269,11 @@ char *conn_peer(const struct conn *c, char out[PEER_LEN])
     struct sockaddr_storage at = { 0 }; /* a peer without a name fills in its family only */
     socklen_t len = sizeof at;
     char host[48], port[8];
-    if (getpeername(c->fd, (struct sockaddr *)&at, &len) < 0 ||
-        getnameinfo((struct sockaddr *)&at, len, host, sizeof host, port, sizeof port,
-                    NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+    if (c->via)
+        snprintf(out, PEER_LEN, "%s", c->via);
+    else if (getpeername(c->fd, (struct sockaddr *)&at, &len) < 0 ||
+             getnameinfo((struct sockaddr *)&at, len, host, sizeof host, port, sizeof port,
+                         NI_NUMERICHOST | NI_NUMERICSERV) != 0)
         snprintf(out, PEER_LEN, "gone");
     else
         snprintf(out, PEER_LEN, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
@@ -277,6 +286,7 @@ static void free_dead(struct gateway *gw)
         LIST_REMOVE(c, link);
         cw_buf_free(&c->in);
         cw_buf_free(&c->out);
+        free(c->via);
         conn_five_free(c);
         ws_free(&c->ws);
         free(c);

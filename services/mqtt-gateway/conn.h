@@ -40,6 +40,7 @@ enum {
     PAUSE_BLOCKED = 8,
     PAUSE_OUTPUT = 16,
     PAUSE_LEAVE = 32,
+    PAUSE_BRIDGE = 64, /* its devices are slower than it */
 };
 
 struct auth_entry;
@@ -63,7 +64,9 @@ struct conn {
     SSL *ssl;      /* NULL: plain */
     struct ws *ws; /* NULL: MQTT itself */
     struct session *session;
+    struct bridge *bridge; /* instead of a session */
     struct auth_entry *auth;
+    char *via; /* the peer of the bridge that a device is behind, or NULL */
     struct event read, write, timer;
     struct cw_buf in, out;
     int64_t since_ms;                      /* in this state */
@@ -79,10 +82,11 @@ struct conn {
     uint8_t level;  /* of its CONNECT, 0 before it */
     uint8_t reason; /* of the DISCONNECT that is its last word, with MQTT 5; 0: none */
     bool is_dirty;
+    bool secure; /* over TLS, or behind a bridge that is */
 };
 
-/* Takes fd (and ssl). web: a WebSocket is to be opened first. */
-void conn_new(struct gateway *gw, int fd, SSL *ssl, bool web);
+/* Takes fd (and ssl). web: a WebSocket is to be opened first. Borrowed: it may end at any time. */
+struct conn *conn_new(struct gateway *gw, int fd, SSL *ssl, bool web);
 /* Bytes that wait to be written. */
 size_t conn_unsent(const struct conn *c);
 

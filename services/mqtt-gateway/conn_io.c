@@ -156,12 +156,13 @@ static void read_some(struct conn *c)
     if (n == 0)
         return;
     c->heard_ms = cw_mono_ms();
-    rate_spend(&c->bytes_due_us, c->heard_ms * 1000, n, c->gw->set.bandwidth_bytes);
+    if (!c->bridge) /* each of its devices has a limit of its own */
+        rate_spend(&c->bytes_due_us, c->heard_ms * 1000, n, c->gw->set.bandwidth_bytes);
     if (upgrading)
         upgrade(c, c->gw->scratch, (size_t)n);
     else
         take_wire(c, c->gw->scratch, (size_t)n);
-    if (c->state == CONN_OPEN && rate_wait_ms(c->bytes_due_us, c->heard_ms * 1000)) {
+    if (c->state == CONN_OPEN && c->session && rate_wait_ms(c->bytes_due_us, c->heard_ms * 1000)) {
         session_too_fast(c->session, true);
         conn_pause(c, PAUSE_RATE);
     }

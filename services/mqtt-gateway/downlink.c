@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "services/mqtt-gateway/bridge.h"
 #include "services/mqtt-gateway/legacy.h"
 #include "services/mqtt-gateway/packet_props.h"
 #include "services/mqtt-gateway/topic.h"
@@ -334,6 +335,11 @@ static void on_publish(struct gateway *gw, const Causeway__Downlink *msg, const 
 
 static void on_close(struct gateway *gw, const Causeway__Downlink *msg, const char *reply)
 {
+    if (!msg->device_key &&
+        bridge_close(gw, msg->session_no, *msg->cause ? msg->cause : "kicked")) {
+        reply_plain(gw, reply, OUTCOME(CLOSED));
+        return;
+    }
     struct session *s =
         msg->session_no ? session_by_no(gw, msg->session_no) : session_by_key(gw, msg->device_key);
     if (!s || s->device_key != msg->device_key) {

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "services/mqtt-gateway/auth.h"
+#include "services/mqtt-gateway/bridge.h"
 #include "services/mqtt-gateway/downlink.h"
 #include "services/mqtt-gateway/policies.h"
 #include "services/mqtt-gateway/rate.h"
@@ -82,7 +83,10 @@ static void on_connect(struct conn *c, struct packet *p)
     else {
         c->keep_alive_ms = keep_alive_ms * 3 / 2;
         conn_await(c);
-        auth_ask(c, &id, con);
+        if (id.bridge)
+            bridge_ask(c, &id, con);
+        else
+            auth_ask(c, &id, con);
     }
 }
 
@@ -219,7 +223,13 @@ static void (*const handlers[16])(struct conn *c, struct packet *p) = {
     [PACKET_DISCONNECT] = on_disconnect,
 };
 
-void frame_handle(struct conn *c, struct packet *p) { handlers[p->type](c, p); }
+void frame_handle(struct conn *c, struct packet *p)
+{
+    if (c->bridge)
+        bridge_handle(c, p);
+    else
+        handlers[p->type](c, p);
+}
 
 void frame_refuse(struct conn *c, const struct packet *p, int rc)
 {

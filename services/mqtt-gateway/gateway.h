@@ -25,11 +25,12 @@ struct takeover;
 struct route_key;
 struct shared_name;
 struct policies;
+struct bridges;
 
 struct gateway_settings {
     char *bind, *tls_cert, *tls_key;
     int64_t mqtt_port, mqtts_port, ws_port, wss_port, mqtts11_port, max_connections, rate,
-        bandwidth_bytes;
+        bridge_devices, bandwidth_bytes;
     int64_t connect_ms, packet_ms, write_ms, leave_ms, auth_ms, takeover_ms, lost_ms;
     int64_t keep_alive_min_ms, keep_alive_max_ms;
 };
@@ -62,6 +63,7 @@ struct gateway {
     struct auth *auth;
     struct peers *peers;
     struct policies *policies;
+    struct bridges *bridges;
     struct event *later;       /* at the end of this turn of the loop: write, free */
     struct event *drain_check; /* while draining */
     struct conn_list conns, dirty, dead;

@@ -7,6 +7,7 @@
 
 #include "proto/subjects.h"
 #include "services/mqtt-gateway/auth.h"
+#include "services/mqtt-gateway/bridge.h"
 #include "services/mqtt-gateway/downlink.h"
 #include "services/mqtt-gateway/listener.h"
 #include "services/mqtt-gateway/peers.h"
@@ -39,6 +40,8 @@ static const struct cw_option options[] = {
       "messages a second of one connection; excess waits" },
     { "MQTT_BANDWIDTH", CW_OPT_BYTES, "1M", 1024, 1 << 30, AT(bandwidth_bytes),
       "bytes a second of one connection; excess waits" },
+    { "BRIDGE_DEVICES", CW_OPT_INT, "2000", 1, 1000000, AT(bridge_devices),
+      "devices over one bridge at a time; each takes two descriptors" },
     { "CONNECT_LIMIT", CW_OPT_MS, "10s", 10, 600000, AT(connect_ms),
       "time from the connection to the end of its CONNECT" },
     { "PACKET_LIMIT", CW_OPT_MS, "5m", 10, 3600000, AT(packet_ms),
@@ -209,6 +212,7 @@ static void gateway_stop(void *self)
     if (!gw->app)
         return;
     conns_free(gw);
+    bridges_free(gw);
     cw_log_append_close(&gw->uplink);
     sessions_close(gw);
     takeovers_close(gw);

@@ -6,6 +6,7 @@
 
 #define TOPIC_NEAREST_LEN 400
 #define DEVICE_ID_MAX     128
+#define BRIDGE_ID_MAX     36
 #define REQUEST_ID_MAX    128
 
 /* What a device's publish is. */
@@ -37,8 +38,10 @@ struct client_id {
     char device_id[DEVICE_ID_MAX + 1];
     char timestamp[11];
     uint8_t sign_type;
+    bool bridge; /* the id is that of a bridge */
 };
-/* Reads "<device id>_0_<sign type>_<ten digits>" from the right. NULL; or the reason, for a person,
- * why it is refused with CONNACK 2: out->device_id is then the user name if that can be one, else
+/* Reads "<device id>_0_<sign type>_<ten digits>" from the right; id type 3: of a bridge. NULL; or
+ * the reason, for a person, why it is refused with CONNACK 2: out->device_id is then the user name
+ * if that can be one, else
  * "". */
 const char *client_id_read(struct client_id *out, struct text client_id, struct text user);

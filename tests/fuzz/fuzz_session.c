@@ -8,7 +8,8 @@
  * services/mqtt-gateway/subscriptions.c services/mqtt-gateway/inflate.c
  * services/mqtt-gateway/route.c services/mqtt-gateway/packet_props.c
  * services/mqtt-gateway/conn_five.c services/mqtt-gateway/ws.c services/mqtt-gateway/keep.c
- * services/mqtt-gateway/legacy.c services/mqtt-gateway/policies.c services/mqtt-gateway/policy.c */
+ * services/mqtt-gateway/legacy.c services/mqtt-gateway/policies.c services/mqtt-gateway/policy.c
+ * services/mqtt-gateway/bridge.c services/mqtt-gateway/bridge_link.c */
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -16,6 +17,7 @@
 #include "libcommon/clock.h"
 #include "libcommon/ids.h"
 #include "services/mqtt-gateway/auth.h"
+#include "services/mqtt-gateway/bridge.h"
 #include "services/mqtt-gateway/downlink.h"
 #include "services/mqtt-gateway/peers.h"
 #include "services/mqtt-gateway/policies.h"
@@ -96,6 +98,8 @@ static void make_gateway(void)
                                         .auth_ms = 5000,
                                         .takeover_ms = 2000,
                                         .lost_ms = 5000,
+                                        .bridge_devices = 2,
+                                        .max_connections = 100,
                                         .keep_alive_min_ms = 30000,
                                         .keep_alive_max_ms = 1200000 };
     struct cw_metric **m = (struct cw_metric **)&gw.m;
@@ -120,6 +124,7 @@ static void free_gateway(void)
 {
     gw.stopping = true;
     conns_free(&gw);
+    bridges_free(&gw);
     cw_log_append_close(&gw.uplink);
     sessions_close(&gw);
     takeovers_close(&gw);
@@ -372,8 +377,11 @@ static void say_connect(struct peer *p)
     uint8_t body[128];
     unsigned kind = byte();
     size_t n = put_text(body, "MQTT");
-    device(id, kind);
-    snprintf(client, sizeof client, "%s_0_1_2026112500", id);
+    if (kind & 0x80)
+        snprintf(id, sizeof id, "br-%u", kind & 1);
+    else
+        device(id, kind);
+    snprintf(client, sizeof client, "%s_%c_1_2026112500", id, kind & 0x80 ? '3' : '0');
     p->five = kind & 0x40;
     p->any_five |= p->five;
     body[n++] = p->five ? 5 : 4;
@@ -400,6 +408,13 @@ static const char *const topics[] = {
     "#",
     "other/topic",
     "$oc/devices/dev-0/#",
+    "$oc/bridges/br-0/devices/dev-0/sys/login/request_id=1",
+    "$oc/bridges/br-0/devices/dev-0/sys/logout/request_id=1",
+    "$oc/bridges/br-0/devices/dev-0/sys/properties/report",
+    "$oc/bridges/br-0/devices/dev-1/sys/reset_secret/request_id=1",
+    "$oc/bridges/br-0/devices/dev-1/sys/login/request_id=1",
+    "$oc/bridges/br-1/devices/dev-1/sys/login/request_id=1",
+    "$oc/bridges/br-1/devices/dev-1/gateway/sub_devices/properties/report",
 };
 #define TOPIC(n) topics[(n) % (sizeof topics / sizeof *topics)]
 
@@ -417,6 +432,10 @@ static void say_publish(struct peer *p)
     if (p->five)
         n += put_publish_props(body + n, flags);
     memset(body + n, '{', len);
+    if (strstr(TOPIC(which), "/login/"))
+        len = (unsigned)snprintf((char *)body + n, sizeof body - n,
+                                 "{\"sign_type\":0,\"timestamp\":\"2026112500\","
+                                 "\"password\":\"password\"}");
     write_packet(p, 0x30 | qos << 1, body, n + len);
 }
 
@@ -527,7 +546,8 @@ static void others_answer(unsigned how)
         return;
     if ((how & 0x0f) == 0x0f)
         world_answer(r, -ETIMEDOUT, NULL, 0);
-    else if (strcmp(r->subject, "api.registry.open_sessions") == 0)
+    else if (strcmp(r->subject, "api.registry.open_sessions") == 0 ||
+             strcmp(r->subject, "api.registry.open_bridge") == 0)
         registry_answers(r, how);
     else if (strcmp(r->subject, "api.registry.policies") == 0)
         policies_answer(r, how);

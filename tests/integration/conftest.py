@@ -39,7 +39,7 @@ def _remember_logs(request):
 
 @pytest.fixture(scope="session")
 def platform():
-    yield from _run(Platform(etc={"device-registry": "APPS_MAX=0\nPRODUCTS_MAX=0\nPOLICIES_MAX=1000"}))
+    yield from _run(Platform(etc={"device-registry": "APPS_MAX=0\nPRODUCTS_MAX=0\nPOLICIES_MAX=1000\nBRIDGES_MAX=10000"}))
 
 
 def _run(platform):

@@ -17,7 +17,7 @@ ROLES = ["identity", "registry", "data", "command", "rule", "push"]
 # Read as a whole: a row per partition, account, space, counter of a product; or as many as a setting allows.
 SMALL = {"position", "schema_migration", "account", "project", "app", "first_access", "quarantined", "device_count",
          "rule", "action", "certificate", "ca_certificate",
-         "device_policy"}
+         "device_policy", "bridge"}
 SETTINGS = {"session_preload_libraries": "auto_explain", "auto_explain.log_min_duration": "0",
             "auto_explain.log_nested_statements": "on", "enable_seqscan": "off"}
 

@@ -76,6 +76,7 @@ class World:
                   "rule_id": self.new_rule, "action_id": self.new_action,
                   "cert_id": lambda: self.api.post("/routing-rule/certificates", {"content": self.pem})["cert_id"],
                   "certificate_id": self.new_certificate,
+                  "bridge_id": lambda: self.api.post("/bridges", {"bridge_name": "walk"})["bridge_id"],
                   "policy_id": lambda: self.api.post("/device-policies", {
                       "policy_name": "walk", "app_id": self.space, "statement": [
                           {"effect": "DENY", "actions": ["iotda:devices:publish"], "resources": ["topic:x"]}]})["policy_id"],
