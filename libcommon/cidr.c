@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "libcommon/http_client.h"
+#include "libcommon/cidr.h"
 
 /* IPv4 is kept as IPv4-mapped IPv6 (RFC 4291, 2.5.5.2): one way of comparing, no way around. */
 struct cidr {

@@ -1,4 +1,5 @@
 #include "libcommon/http_client.h"
+#include "libcommon/cidr.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

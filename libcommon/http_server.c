@@ -24,6 +24,7 @@
 #include "libcommon/ids.h"
 #include "libcommon/log.h"
 #include "libcommon/metrics.h"
+#include "libcommon/proxy.h"
 #include "libcommon/service.h"
 
 #define LINGER_MS    2000
@@ -65,6 +66,7 @@ struct cw_http_server {
     struct cw_http_config cfg;
     struct evconnlistener *listener;
     struct event *resume;
+    struct cw_proxy *proxy; /* NULL: no entries */
     LIST_HEAD(, connection) connections;
     unsigned n_connections;
     uint16_t port;
@@ -450,20 +452,25 @@ static struct bufferevent *socket_bev(struct cw_http_server *s, evutil_socket_t 
     return bev;
 }
 
-static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct sockaddr *addr, int len,
-                      void *arg)
+static bool has_room(const struct cw_http_server *s)
 {
-    struct cw_http_server *s = arg;
+    return s->n_connections + cw_proxy_waiting(s->proxy) < s->cfg.limits.connections;
+}
+
+static void turn_away(struct cw_http_server *s, evutil_socket_t fd)
+{
+    static struct cw_log_gate gate;
+    cw_log_limited(&gate, CW_WARN, "http_full", "connections=%u", s->n_connections);
+    cw_metric_add(s->refused, 1);
+    evutil_closesocket(fd);
+}
+
+static void begin(struct cw_http_server *s, evutil_socket_t fd, const char *peer)
+{
     int one = 1;
-    struct bufferevent *bev =
-        s->n_connections < s->cfg.limits.connections ? socket_bev(s, fd) : NULL;
-    (void)l, (void)len;
-    cw_metric_add(s->opened, 1);
+    struct bufferevent *bev = has_room(s) ? socket_bev(s, fd) : NULL;
     if (!bev) {
-        static struct cw_log_gate gate;
-        cw_log_limited(&gate, CW_WARN, "http_full", "connections=%u", s->n_connections);
-        cw_metric_add(s->refused, 1);
-        evutil_closesocket(fd);
+        turn_away(s, fd);
         return;
     }
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -471,7 +478,7 @@ static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct socka
     c->server = s;
     c->bev = bev;
     c->timer = evtimer_new(s->cfg.base, on_timer, c);
-    write_peer(c->peer, sizeof c->peer, addr);
+    snprintf(c->peer, sizeof c->peer, "%s", peer);
     LIST_INSERT_HEAD(&s->connections, c, link);
     s->n_connections++;
     cw_metric_add(s->open, 1);
@@ -481,6 +488,29 @@ static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct socka
     if (s->cfg.tls)
         arm(c, s->cfg.limits.request_ms); /* the handshake and the first byte */
     bufferevent_enable(bev, EV_READ | EV_WRITE);
+}
+
+/* The entry has said for whom: nobody, when it looks whether we are there. */
+static void on_proxied(int fd, const char *peer, void *server)
+{
+    begin(server, fd, *peer ? peer : "-");
+}
+
+static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct sockaddr *addr, int len,
+                      void *arg)
+{
+    struct cw_http_server *s = arg;
+    char peer[64];
+    (void)l, (void)len;
+    cw_metric_add(s->opened, 1);
+    if (!has_room(s))
+        turn_away(s, fd);
+    else if (cw_proxy_speaks(s->proxy, addr))
+        cw_proxy_await(s->proxy, fd, s);
+    else {
+        write_peer(peer, sizeof peer, addr);
+        begin(s, fd, peer);
+    }
 }
 
 static void on_resume(evutil_socket_t fd, short what, void *arg)
@@ -541,12 +571,23 @@ int cw_http_server_open(struct cw_http_server **out, const struct cw_http_config
     struct cw_http_server *s = cw_calloc(1, sizeof *s);
     s->cfg = *cfg;
     LIST_INIT(&s->connections);
+    if (cfg->proxy_from && *cfg->proxy_from) {
+        char err[120];
+        rc = cw_proxy_open(&s->proxy, cfg->base, cfg->proxy_from, cfg->limits.request_ms,
+                           on_proxied, err, sizeof err);
+        if (rc < 0) {
+            cw_log(CW_ERROR, "proxy_from", "reason=\"%s\"", err);
+            free(s);
+            return rc;
+        }
+    }
     s->listener = evconnlistener_new_bind(cfg->base, on_accept, s,
                                           LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC |
                                               LEV_OPT_REUSEABLE | LEV_OPT_REUSEABLE_PORT,
                                           1024, (struct sockaddr *)&at, len);
     if (!s->listener) {
         rc = errno ? -errno : -EADDRINUSE;
+        cw_proxy_close(&s->proxy);
         free(s);
         return rc;
     }
@@ -571,6 +612,7 @@ void cw_http_server_drain(struct cw_http_server *s)
         evconnlistener_free(s->listener);
         s->listener = NULL;
     }
+    cw_proxy_close(&s->proxy);
     for (struct connection *c = LIST_FIRST(&s->connections), *next; c; c = next) {
         next = LIST_NEXT(c, link);
         if (c->state == IDLE)
@@ -589,6 +631,7 @@ void cw_http_server_close(struct cw_http_server **out)
     }
     if (s->listener)
         evconnlistener_free(s->listener);
+    cw_proxy_close(&s->proxy);
     event_free(s->resume);
     free(s);
     *out = NULL;

@@ -32,6 +32,7 @@ struct cw_http_config {
     const char *bind;
     uint16_t port;          /* 0: any, see cw_http_server_port() */
     struct ssl_ctx_st *tls; /* NULL: plain; borrowed */
+    const char *proxy_from; /* networks of entries, which say for whom (proxy.h); NULL, "": none */
     struct cw_http_limits limits;
     /* A longer body than limits.body_bytes may be taken for some requests: asked once the head is
      * there; 0: not for this one. NULL: for none. */

@@ -28,7 +28,7 @@ struct policies;
 struct bridges;
 
 struct gateway_settings {
-    char *bind, *tls_cert, *tls_key;
+    char *bind, *tls_cert, *tls_key, *proxy_from;
     int64_t mqtt_port, mqtts_port, ws_port, wss_port, mqtts11_port, max_connections, rate,
         bridge_devices, bandwidth_bytes;
     int64_t connect_ms, packet_ms, write_ms, leave_ms, auth_ms, takeover_ms, lost_ms;

@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "libcommon/proxy.h"
 #include "services/mqtt-gateway/conn.h"
 
 #define BACKLOG         4096
@@ -38,6 +39,7 @@ struct port {
 struct listeners {
     struct gateway *gw;
     SSL_CTX *tls, *tls11;
+    struct cw_proxy *proxy; /* NULL: no entries */
     struct port ports[5];
     size_t n;
 };
@@ -59,15 +61,11 @@ static int take_any(int fine, X509_STORE_CTX *ctx)
     return 1;
 }
 
-static void welcome(struct port *port, int fd)
+/* via: for whom an entry speaks; NULL, "": for itself. */
+static void begin(struct port *port, int fd, const char *via)
 {
     struct gateway *gw = port->all->gw;
     SSL *ssl = NULL;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
-    if (gw->n_conns >= gw->set.max_connections) {
-        turn_away(gw, fd);
-        return;
-    }
     if (port->tls) {
         if (!(ssl = SSL_new(port->tls)))
             abort(); /* out of memory */
@@ -76,7 +74,23 @@ static void welcome(struct port *port, int fd)
         if (!port->web) /* a browser would ask its user for one */
             SSL_set_verify(ssl, SSL_VERIFY_PEER, take_any);
     }
-    conn_new(gw, fd, ssl, port->web);
+    struct conn *c = conn_new(gw, fd, ssl, port->web);
+    if (via && *via)
+        c->via = cw_strdup(via);
+}
+
+static void on_proxied(int fd, const char *peer, void *port) { begin(port, fd, peer); }
+
+static void welcome(struct port *port, int fd, const struct sockaddr *from)
+{
+    struct listeners *l = port->all;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
+    if (l->gw->n_conns + cw_proxy_waiting(l->proxy) >= l->gw->set.max_connections)
+        turn_away(l->gw, fd);
+    else if (cw_proxy_speaks(l->proxy, from))
+        cw_proxy_await(l->proxy, fd, port);
+    else
+        begin(port, fd, NULL);
 }
 
 static void on_again(evutil_socket_t fd, short what, void *arg)
@@ -98,9 +112,11 @@ static void on_connection(evutil_socket_t fd, short what, void *arg)
         return;
     }
     for (int i = 0; i < ACCEPT_BATCH; i++) {
-        int got = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        struct sockaddr_storage from = { 0 };
+        socklen_t len = sizeof from;
+        int got = accept4(fd, (struct sockaddr *)&from, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (got >= 0) {
-            welcome(port, got);
+            welcome(port, got, (struct sockaddr *)&from);
             continue;
         }
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
@@ -193,9 +209,15 @@ static void raise_fd_limit(void)
 int listeners_open(struct gateway *gw)
 {
     struct listeners *l = cw_calloc(1, sizeof *l);
+    char err[120];
     int rc = 0;
     l->gw = gw;
     gw->listeners = l;
+    if (*gw->set.proxy_from)
+        rc = cw_proxy_open(&l->proxy, gw->base, gw->set.proxy_from, gw->set.connect_ms, on_proxied,
+                           err, sizeof err);
+    if (rc < 0)
+        cw_log(CW_ERROR, "proxy_from", "reason=\"%s\"", err);
     raise_fd_limit();
     const struct {
         int64_t number;
@@ -225,6 +247,7 @@ void listeners_close(struct listeners **at)
     if (!l)
         return;
     *at = NULL;
+    cw_proxy_close(&l->proxy);
     for (size_t i = 0; i < l->n; i++) {
         event_free(l->ports[i].readable);
         event_free(l->ports[i].again);

@@ -31,6 +31,8 @@ static const struct cw_option options[] = {
       "port of MQTT over TLS for devices that know TLS 1.1 only, which is weak; 0: none" },
     { "BIND", CW_OPT_STRING, "127.0.0.1", 2, 45, AT(bind),
       "numeric address of the ports; 0.0.0.0 lets other machines in" },
+    { "PROXY_FROM", CW_OPT_STRING, "", 0, 1000, AT(proxy_from),
+      "networks of entries that send the PROXY protocol (HAProxy); others may not" },
     { "TLS_CERT", CW_OPT_STRING, "", 0, 4000, AT(tls_cert),
       "file of the certificate and its chain (PEM); empty: no TLS port" },
     { "TLS_KEY", CW_OPT_STRING, "", 0, 4000, AT(tls_key), "file of its private key (PEM)" },

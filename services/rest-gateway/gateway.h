@@ -17,7 +17,7 @@ struct gateway {
     struct cw_metric *seconds;
     /* settings */
     int64_t http_port, https_port, rate_per_s;
-    char *tls_cert, *tls_key, *region, *bind;
+    char *tls_cert, *tls_key, *region, *bind, *proxy_from;
     uint8_t key_token[32];
 };
 

@@ -2,6 +2,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 
+#include "libcommon/cidr.h"
 #include "services/rule-engine/engine.h"
 
 #define AT(f) offsetof(struct engine, f)

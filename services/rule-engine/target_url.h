@@ -1,7 +1,7 @@
 /* target_url.h - is this a URL that can be pushed to? (docs/protocol/push.md) */
 #pragma once
 
-#include "libcommon/http_client.h"
+#include "libcommon/cidr.h"
 
 /* 0; or -EINVAL after writing to why (size bytes) which part is wrong and, if it can be told, the
  * URL as it should be. deny may be NULL; it is looked at when the host is an address. */

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "libcommon/cidr.h"
 #include "libcommon/http_client.h"
 #include "tests/unit/tls_target.h"
 #include "tests/unit/until.h"

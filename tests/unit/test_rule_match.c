@@ -11,6 +11,7 @@
 #include <jansson.h>
 
 #include "libcommon/ca_pem.h"
+#include "libcommon/cidr.h"
 #include "libcommon/clock.h"
 #include "services/rule-engine/match.h"
 #include "services/rule-engine/target_url.h"
