@@ -1,9 +1,11 @@
 /* The admin socket: /healthz and /metrics of one instance. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -12,6 +14,8 @@
 
 #include "libcommon/app_internal.h"
 #include "libcommon/metrics.h"
+
+#define CHECK_S 3 /* for the answer of --healthcheck */
 
 static void answer(struct evhttp_request *req, int status, const char *type, const char *text)
 {
@@ -82,11 +86,50 @@ static int bind_socket(struct cw_app *app)
     return evhttp_bind_listener(app->admin, l) ? 0 : -ENOMEM;
 }
 
+static char *socket_path(const struct cw_app *app)
+{
+    return *app->set.admin_socket ? cw_strdup(app->set.admin_socket)
+                                  : cw_sprintf("%s/run/%s.sock", app->set.var, app->name);
+}
+
+/* The whole answer; false: nobody answers. */
+static bool ask_health(const char *path, char *answer, size_t size)
+{
+    static const char request[] = "GET /healthz HTTP/1.0\r\n\r\n";
+    struct sockaddr_un at = { .sun_family = AF_UNIX };
+    const struct timeval limit = { CHECK_S, 0 };
+    size_t n = 0;
+    ssize_t got = 0;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    snprintf(at.sun_path, sizeof at.sun_path, "%s", path);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    bool asked = fd >= 0 && connect(fd, (struct sockaddr *)&at, sizeof at) == 0 &&
+                 write(fd, request, sizeof request - 1) == (ssize_t)sizeof request - 1;
+    while (asked && n + 1 < size && (got = read(fd, answer + n, size - 1 - n)) > 0)
+        n += (size_t)got;
+    answer[n] = '\0';
+    if (fd >= 0)
+        close(fd);
+    return asked && got == 0 && n > 0;
+}
+
+int admin_healthcheck(const struct cw_app *app)
+{
+    char answer[8192], *path = socket_path(app);
+    bool heard = ask_health(path, answer, sizeof answer);
+    const char *text = heard ? strstr(answer, "\r\n\r\n") : NULL;
+    bool ready = heard && strncmp(answer, "HTTP/1.", 7) == 0 && strncmp(answer + 8, " 200", 4) == 0;
+    if (text)
+        printf("%s\n", text + 4);
+    else
+        printf("nobody answers on %s\n", path);
+    free(path);
+    return ready ? 0 : 1;
+}
+
 int admin_start(struct cw_app *app)
 {
-    app->admin_path = *app->set.admin_socket
-                          ? cw_strdup(app->set.admin_socket)
-                          : cw_sprintf("%s/run/%s.sock", app->set.var, app->name);
+    app->admin_path = socket_path(app);
     app->admin = evhttp_new(app->base);
     evhttp_set_allowed_methods(app->admin, EVHTTP_REQ_GET);
     evhttp_set_max_headers_size(app->admin, 8192);
@@ -100,7 +143,7 @@ int admin_start(struct cw_app *app)
         return rc;
     }
     if (app->set.admin_port &&
-        evhttp_bind_socket(app->admin, "127.0.0.1", (uint16_t)app->set.admin_port) < 0)
+        evhttp_bind_socket(app->admin, app->set.admin_bind, (uint16_t)app->set.admin_port) < 0)
         return -EADDRINUSE;
     return 0;
 }

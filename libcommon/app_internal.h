@@ -18,7 +18,7 @@ struct reason {
 };
 
 struct app_settings {
-    char *var, *nats_url, *nats_user, *nats_password, *db, *log_level, *admin_socket;
+    char *var, *nats_url, *nats_user, *nats_password, *db, *log_level, *admin_socket, *admin_bind;
     int64_t instance, partitions, log_bytes, admin_port, drain_ms;
     bool strict;
 };
@@ -45,3 +45,6 @@ struct cw_app {
 
 int admin_start(struct cw_app *app); /* 0 or negative errno */
 void admin_stop(struct cw_app *app);
+/* Asks the process that has this admin socket, and prints what it says: 0 when it is ready, else 1.
+ */
+int admin_healthcheck(const struct cw_app *app);

@@ -20,7 +20,8 @@
 
 static const struct cw_option common[] = {
     { "VAR", CW_OPT_STRING, "var", 1, 1000, AT(var), "folder of the platform's state" },
-    { "INSTANCE", CW_OPT_INT, "1", 1, 64, AT(instance), "number of this instance of the daemon" },
+    { "INSTANCE", CW_OPT_INT, "1", 0, 64, AT(instance),
+      "number of this instance of the daemon; 0: made of the host's name (containers)" },
     { "NATS_URL", CW_OPT_STRING, "nats://127.0.0.1:14222", 1, 200, AT(nats_url),
       "address of nats-server" },
     { "NATS_USER", CW_OPT_STRING, "", 0, 64, AT(nats_user), "user at nats-server" },
@@ -31,7 +32,9 @@ static const struct cw_option common[] = {
     { "LOG_LEVEL", CW_OPT_STRING, "info", 4, 5, AT(log_level), "debug, info, warn or error" },
     { "ADMIN_SOCKET", CW_OPT_STRING, "", 0, 107, AT(admin_socket),
       "path of the admin socket; empty: $VAR/run/<name>.<instance>.sock" },
-    { "ADMIN_PORT", CW_OPT_INT, "0", 0, 65535, AT(admin_port), "the same on loopback TCP; 0: off" },
+    { "ADMIN_PORT", CW_OPT_INT, "0", 0, 65535, AT(admin_port), "the same on TCP; 0: off" },
+    { "ADMIN_BIND", CW_OPT_STRING, "127.0.0.1", 2, 45, AT(admin_bind),
+      "address of ADMIN_PORT; what it tells is not for strangers" },
     { "LOG_BYTES", CW_OPT_BYTES, "512M", 64 << 20, 1LL << 40, AT(log_bytes),
       "size of a new EVENT or PUSH partition; UPLINK gets twice that" },
     { "DRAIN", CW_OPT_MS, "10s", 100, 600000, AT(drain_ms), "longest drain after SIGTERM" },
@@ -326,12 +329,26 @@ static void app_free(struct cw_app *app)
 
 static void help(const struct cw_service *svc)
 {
-    printf("%s: %s\n\nusage: %s [--config FILE] [--check-config | --help]\n\n"
+    printf("%s: %s\n\nusage: %s [--config FILE] [--check-config | --healthcheck | --help]\n\n"
+           "--healthcheck asks the running daemon with these settings, and ends with 0 when it is "
+           "ready.\n\n"
            "Settings, from the environment or as NAME=value lines of FILE:\n",
            svc->name, svc->summary, svc->name);
     if (svc->options)
         cw_config_help(svc->options);
     cw_config_help(common);
+}
+
+/* FNV-1a of the host's name: the same after a restart, another for each container. */
+static int64_t host_number(void)
+{
+    char name[256] = "";
+    uint32_t hash = 2166136261U;
+    if (gethostname(name, sizeof name - 1) < 0)
+        *name = '\0';
+    for (const char *p = name; *p; p++)
+        hash = (hash ^ (unsigned char)*p) * 16777619U;
+    return 1 + (int64_t)hash;
 }
 
 static int load(struct cw_app *app, const char *file)
@@ -352,6 +369,8 @@ static int load(struct cw_app *app, const char *file)
         fprintf(stderr, "%s: could not start: %s\n", app->svc->name, err);
         return rc;
     }
+    if (app->set.instance == 0)
+        app->set.instance = host_number();
     app->boot = (uint64_t)cw_now_ms();
     snprintf(app->name, sizeof app->name, "%s.%" PRId64, app->svc->name, app->set.instance);
     snprintf(app->instance, sizeof app->instance, "%s-%" PRId64 "-%" PRIu64, app->svc->name,
@@ -386,7 +405,7 @@ int cw_service_run(const struct cw_service *svc, int argc, char **argv)
 {
     struct cw_app app = { .svc = svc };
     const char *file = NULL;
-    bool check = false;
+    bool check = false, health = false;
     int code = svc->main_mode ? svc->main_mode(argc, argv, svc->self) : -1;
     if (code >= 0)
         return code;
@@ -397,6 +416,8 @@ int cw_service_run(const struct cw_service *svc, int argc, char **argv)
         }
         if (strcmp(argv[i], "--check-config") == 0)
             check = true;
+        else if (strcmp(argv[i], "--healthcheck") == 0)
+            health = true;
         else if (strcmp(argv[i], "--config") == 0 && i + 1 < argc)
             file = argv[++i];
         else {
@@ -404,7 +425,10 @@ int cw_service_run(const struct cw_service *svc, int argc, char **argv)
             return CW_EXIT_CONFIG;
         }
     }
-    code = load(&app, file) < 0 ? CW_EXIT_CONFIG : check ? 0 : run(&app);
+    code = load(&app, file) < 0 ? CW_EXIT_CONFIG
+           : check              ? 0
+           : health             ? admin_healthcheck(&app)
+                                : run(&app);
     app_free(&app);
     return code;
 }

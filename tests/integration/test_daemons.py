@@ -45,6 +45,20 @@ def test_health_and_metrics(platform, name):
 
 
 @pytest.mark.parametrize("name", DAEMONS)
+def test_a_health_check_without_other_tools(platform, name):
+    with open(f"/proc/{platform.processes(name)[0]}/environ", "rb") as f:
+        env = dict(line.decode().split("=", 1) for line in f.read().split(b"\0") if b"=" in line)
+
+    def check(**more):
+        return subprocess.run([str(BUILD / "bin" / name), "--healthcheck"], text=True, capture_output=True, timeout=10,
+                              env={**env, **more}, cwd=platform.var)
+    done = check()
+    assert (done.returncode, done.stdout.strip()) == (0, "ok"), done
+    done = check(CAUSEWAY_ADMIN_SOCKET="run/nobody.sock")
+    assert done.returncode == 1 and "run/nobody.sock" in done.stdout
+
+
+@pytest.mark.parametrize("name", DAEMONS)
 def test_sigterm_ends_a_daemon_cleanly_and_it_comes_back(platform, api, name):
     sizes = platform.log_sizes()
     before = platform.processes(name)
