@@ -1,26 +1,56 @@
 /* subjects.h - every subject and stream on NATS: who sends, who receives, what is promised. */
 #pragma once
 
-/* kind: log = appended before its cause is acknowledged; request = answered or timed out; plain = a
+/* Who may publish and subscribe what, and nobody else anything: nats-server's rights are made of
+ * this list (scripts/suite/rights.py). <daemon> is the name of who publishes or subscribes; other
+ * words in <> stand for one level of any text. Whoever is asked may answer, and everybody hears
+ * what comes below _INBOX.<daemon>.
+ *
+ * kind: log = appended before its cause is acknowledged; request = answered or timed out; plain = a
  * hint. */
 #define CW_SUBJECTS(X)                                                                             \
-    /* name        pattern                  kind     senders                        receivers */   \
-    X(API, "api.<service>.<operation>", "request", "rest-gateway, gateways", "owner of the data")  \
-    X(DOWNLINK, "downlink.<gateway>", "request", "owners of intents", "one gateway instance")      \
-    X(UPLINK, "uplink.<p>", "log", "gateways; notices: all", "uplink-processor")                   \
-    X(EVENT, "event.<p>.<daemon>", "log", "owner of p in <daemon>", "all mandatory readers")       \
-    X(PUSH, "push.<p>.<daemon>", "log", "rule-engine", "push-notifier")                            \
-    X(RESPONSE, "response.<dispatcher>.<request>", "plain", "gateways", "command-dispatcher")      \
-    X(HEARTBEAT, "heartbeat.<gateway>", "plain", "gateways", "device-registry, gateways")          \
-    X(ROUTE, "route.<key>", "plain", "mqtt-gateways, command-dispatcher", "mqtt-gateways")         \
-    X(WAKE, "wake.<service>.<p>", "plain", "any instance of it", "owner of p")                     \
-    X(INVALIDATE, "invalidate.<kind>", "plain", "owner of the data", "caches")
+    /* name, pattern, kind, senders, receivers */                                                  \
+    X(IDENTITY, "api.identity.<operation>", "request", "rest-gateway", "identity")                 \
+    X(REGISTRY, "api.registry.<operation>", "request", "rest-gateway device-registry",             \
+      "device-registry")                                                                           \
+    X(DATA, "api.data.<operation>", "request", "rest-gateway", "uplink-processor")                 \
+    X(COMMAND, "api.command.<operation>", "request", "rest-gateway", "command-dispatcher")         \
+    X(RULE, "api.rule.<operation>", "request", "rest-gateway", "rule-engine")                      \
+    X(LOGIN, "api.registry.open_sessions", "request", "mqtt-gateway", "device-registry")           \
+    X(KEEP, "api.registry.keep_session", "request", "mqtt-gateway", "device-registry")             \
+    X(POLICIES, "api.registry.policies", "request", "mqtt-gateway", "device-registry")             \
+    X(BRIDGE, "api.registry.open_bridge", "request", "mqtt-gateway", "device-registry")            \
+    X(BRIDGE_END, "api.registry.close_bridge", "request", "mqtt-gateway", "device-registry")       \
+    X(BRIDGE_SECRET, "api.registry.bridge_secret", "request", "mqtt-gateway", "device-registry")   \
+    X(DOWNLINK, "downlink.<gateway>", "request",                                                   \
+      "command-dispatcher device-registry uplink-processor mqtt-gateway", "mqtt-gateway")          \
+    X(RESPONSE, "response.<dispatcher>.<request>", "plain", "mqtt-gateway command-dispatcher",     \
+      "command-dispatcher")                                                                        \
+    X(HEARTBEAT, "heartbeat.<gateway>", "plain", "mqtt-gateway", "device-registry mqtt-gateway")   \
+    X(ROUTE, "route.<key>", "plain", "mqtt-gateway command-dispatcher", "mqtt-gateway")            \
+    X(WAKE, "wake.<daemon>.<p>", "plain",                                                          \
+      "command-dispatcher device-registry uplink-processor rule-engine push-notifier",             \
+      "command-dispatcher device-registry uplink-processor rule-engine push-notifier")             \
+    X(DEVICE, "invalidate.device", "plain", "device-registry", "device-registry uplink-processor") \
+    X(PRODUCT, "invalidate.product", "plain", "device-registry",                                   \
+      "command-dispatcher uplink-processor")                                                       \
+    X(CA, "invalidate.ca", "plain", "device-registry", "device-registry")                          \
+    X(POLICY, "invalidate.policy", "plain", "device-registry", "mqtt-gateway")                     \
+    X(ACCOUNT, "invalidate.identity", "plain", "identity", "rest-gateway")                         \
+    X(RULES, "invalidate.rule", "plain", "rule-engine", "rule-engine push-notifier")               \
+    X(ACTIONS, "invalidate.action", "plain", "rule-engine", "rule-engine push-notifier")
 
-#define CW_SUBJECT_ENUM(name, pattern, kind, from, to) CW_SUBJECT_##name,
-enum cw_subject { CW_SUBJECTS(CW_SUBJECT_ENUM) CW_SUBJECT_COUNT };
-#undef CW_SUBJECT_ENUM
+/* The logs: a partition is the stream <log>_<p>. A log has its senders and its readers; who trims
+ * it carries the marks of all senders over. */
+#define CW_LOGS(X)                                                                                 \
+    /* name, pattern, senders, readers, who trims */                                               \
+    X(UPLINK, "uplink.<p>",                                                                        \
+      "mqtt-gateway device-registry uplink-processor command-dispatcher push-notifier",            \
+      "uplink-processor", "uplink-processor")                                                      \
+    X(EVENT, "event.<p>.<daemon>", "uplink-processor device-registry command-dispatcher",          \
+      "rule-engine device-registry command-dispatcher", "rule-engine")                             \
+    X(PUSH, "push.<p>.<daemon>", "rule-engine", "push-notifier", "push-notifier")
 
-/* The three logs; a partition is the stream <log>_<p>. */
 #define CW_LOG_UPLINK "UPLINK"
 #define CW_LOG_EVENT  "EVENT"
 #define CW_LOG_PUSH   "PUSH"

@@ -21,7 +21,7 @@ PORT_TABLE = (
     ("coap", 5683), ("coaps", 5684), ("http_device", 8444), ("object", 8943), ("nats", 14222), ("postgresql", 15432),
 )  # fmt: skip
 ELSEWHERE = ("NATS_URL", "DB")  # servers that somebody else runs: what a person sets counts
-NOT_SETTINGS = ("role", "publish", "subscribe")
+NOT_SETTINGS = ("role",)
 
 
 class Wrong(Exception):

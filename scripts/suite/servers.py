@@ -10,14 +10,14 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from . import supervise
+from . import rights, supervise
 from .keys import write_private
 from .layout import DATABASE, LOCAL, PG_BIN, PG_DATA, REPO, RUN, VAR, Wrong, ports, secret
 
 AS_ROOT = os.geteuid() == 0
 HBA = f"host all all {LOCAL}/32 scram-sha-256\n"
 ELSEWHERE = Path("/var/lib/postgresql")
-GUARD = {"guard": {"publish": "$JS.API.STREAM.NAMES $JS.API.STREAM.INFO.*", "subscribe": "_INBOX.guard.*"}}
+GUARD = {"publish": ["$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*"], "subscribe": ["_INBOX.guard.*"]}
 
 
 def as_postgres(*argv):
@@ -85,10 +85,9 @@ def put_postgresql():
     return supervise.put("postgresql", argv, {}, down_signal="SIGINT", changed=changed)
 
 
-def nats_user(name, row):
-    user = {"user": name, "password": secret(f"nats.{name}")}
-    allow = {key: row[key].split() for key in ("publish", "subscribe") if key in row}
-    return user | ({"permissions": allow} if allow else {})
+def nats_users(table):
+    allowed = {name: rights.permissions(name) for name in table} | {"guard": GUARD}
+    return [{"user": name, "password": secret(f"nats.{name}"), "permissions": may} for name, may in allowed.items()]
 
 
 def durability():
@@ -113,7 +112,7 @@ def put_nats(table):
         "server_name": "causeway",
         "max_payload": 8 << 20,
         "jetstream": {"store_dir": str(VAR / "nats")} | durability(),
-        "authorization": {"users": [nats_user(name, row) for name, row in (table | GUARD).items()]},
+        "authorization": {"users": nats_users(table)},
     }
     text = json.dumps(conf, indent=1)  # its configuration language takes JSON
     path = RUN / "nats.conf"

@@ -55,6 +55,7 @@ def parent_of(pid):
 class Platform:
     def __init__(self, instances="", etc=None, **settings):
         """etc: {daemon: lines of its settings}."""
+        self.violates = False  # a test tries what is forbidden
         self.var = tempfile.mkdtemp(prefix="cw", dir="/tmp")
         os.chmod(self.var, 0o755)  # PostgreSQL runs as its own user
         self.base = free_base()
@@ -220,8 +221,8 @@ class Platform:
         return sorted(pathlib.Path(self.var).glob("log/*/current"))
 
     def findings(self):
-        """What a sanitizer (make asan) or the C library wrote before it ended a daemon."""
-        said = re.compile(r"ERROR: \w+Sanitizer|runtime error:|^(free|malloc|realloc|munmap_chunk)\(|"
+        """What a sanitizer (make asan) or the C library wrote before it ended a daemon; what nats-server refused them."""
+        said = re.compile((r"(Publish|Subscription) Violation|" if not self.violates else "") + r"ERROR: \w+Sanitizer|runtime error:|^(free|malloc|realloc|munmap_chunk)\(|"
                           r"^(double free|corrupted|malloc_consolidate)|stack smashing", re.M)
         return [f"{path.parent.name}: {text[at.start():at.start() + 3000]}"
                 for path in sorted(pathlib.Path(self.var).glob("log/*/*"))
