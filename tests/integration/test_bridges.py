@@ -54,6 +54,10 @@ def status(api, device_id):
     return api.device(device_id)["status"]
 
 
+def reported(api, device_id):
+    return api.shadow(device_id).get("Pump", {}).get("reported", {}).get("properties")
+
+
 def listed(api, bridge_id):
     return {b["bridge_id"]: b for b in api.get("/bridges", limit=50)["bridges"]}[bridge_id]
 
@@ -103,7 +107,7 @@ def test_a_device_logs_in_reports_and_logs_out(api, bridge, behind):
     wait_until(lambda: status(api, behind) == "ONLINE", 5, 0.05, "online through the bridge")
     bridge.publish_acked(bridge.base(behind) + "properties/report",
                          {"services": [{"service_id": "Pump", "properties": {"flow": 7}}]})
-    wait_until(lambda: api.shadow(behind)["Pump"]["reported"]["properties"] == {"flow": 7}, 5, 0.05, "stored")
+    wait_until(lambda: reported(api, behind) == {"flow": 7}, 5, 0.05, "stored")
     bridge.publish_acked(bridge.base(behind) + "messages/up", b"\x00raw")
     got = wait_until(lambda: len(api.history(behind)) == 2 and api.history(behind))
     assert got[1]["topic"] == f"$oc/devices/{behind}/sys/messages/up"
@@ -159,7 +163,7 @@ def test_children_of_it_report_without_sys(api, product, bridge, behind):
     topic = f"$oc/bridges/{bridge.bridge_id}/devices/{behind}/gateway/sub_devices/properties/report"
     bridge.publish_acked(topic, {"devices": [{"device_id": child, "services": [
         {"service_id": "Pump", "properties": {"flow": 3}}]}]})
-    wait_until(lambda: api.shadow(child)["Pump"]["reported"]["properties"] == {"flow": 3}, 5, 0.05, "stored")
+    wait_until(lambda: reported(api, child) == {"flow": 3}, 5, 0.05, "stored")
 
 
 def test_logins_that_are_refused_are_explained(api, product, bridge):

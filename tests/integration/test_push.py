@@ -84,12 +84,13 @@ def test_only_what_happened_after_activation_and_before_its_end_is_pushed(
     connected.report("Load", {"seq": 1})
     wait_until(lambda: api.history(device["device_id"]))
     rule_id, _ = forward(server.url("/in"))
+    forward(server.url("/all"))
     # a rule works from the moment at which its PUT was answered
     connected.report("Load", {"seq": 2})
     server.wait_for("/in")
     api.put(f"/routing-rule/rules/{rule_id}", {"active": False})
     connected.report("Load", {"seq": 3})
-    wait_until(lambda: len(api.history(device["device_id"])) == 3)
+    wait_until(lambda: 3 in sequence_on(server, "/all", device["device_id"]))  # rule-engine is past it
     api.put(f"/routing-rule/rules/{rule_id}", {"active": True})
     connected.report("Load", {"seq": 4})
     wait_until(lambda: 4 in sequence_on(server, "/in", device["device_id"]))

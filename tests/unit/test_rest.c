@@ -153,7 +153,7 @@ static const char *access_of(const char *key)
 
 struct result {
     long status;
-    char body[131072], token[CW_TOKEN_MAX], retry_after[16], allow[64], id[64];
+    char body[1 << 20], token[CW_TOKEN_MAX], retry_after[16], allow[64], id[64];
     json_t *json;
 };
 static struct result got;
@@ -243,7 +243,7 @@ static void assert_error(long status, const char *code)
 
 static long login(const char *user, const char *password, const char *project)
 {
-    char body[600];
+    char body[1 << 20];
     int n = snprintf(body, sizeof body,
                      "{\"auth\":{\"identity\":{\"methods\":[\"password\"],\"password\":{\"user\":{"
                      "\"name\":\"%s\",\"password\":\"%s\",\"domain\":{\"name\":\"causeway\"}}}},"
