@@ -243,7 +243,7 @@ static void assert_error(long status, const char *code)
 
 static long login(const char *user, const char *password, const char *project)
 {
-    char body[1 << 20];
+    char body[600];
     int n = snprintf(body, sizeof body,
                      "{\"auth\":{\"identity\":{\"methods\":[\"password\"],\"password\":{\"user\":{"
                      "\"name\":\"%s\",\"password\":\"%s\",\"domain\":{\"name\":\"causeway\"}}}},"
