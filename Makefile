@@ -28,9 +28,10 @@ MEASURE_OBJ := $(BUILD)/tests/load/measure.o $(BUILD)/tests/load/options.o
 SIM_OBJ   := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/simulator/*.c))
 TOOLS     := $(addprefix $(BUILD)/bin/,swarm sink caller simulator)
 
-.PHONY: all docs bootstrap up down status demo bench overload soak fault fuzz fuzzers test test-unit test-integration asan tsan valgrind format format-check lint clean
+.PHONY: all daemons docs bootstrap up down status demo bench overload soak fault fuzz fuzzers test test-unit test-integration asan tsan valgrind format format-check lint clean
 all: $(BUILD)/libcommon.a $(UNIT) $(FUZZ_SHORT) $(DAEMON_BINS) $(TOOLS)
 
+daemons: $(DAEMON_BINS)
 bootstrap:
 	@scripts/bootstrap
 

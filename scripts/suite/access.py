@@ -9,8 +9,8 @@ PARTS = {
 }
 
 
-def part(name, keys):
-    path = VAR / "access.d" / f"{name}.env"
+def part(name, keys, folder):
+    path = folder / f"{name}.env"
     lines = path.read_text().splitlines() if path.exists() else []
     found = dict(line.split("=", 1) for line in lines if "=" in line)
     missing = [f"CAUSEWAY_{key}" for key in keys if not found.get(f"CAUSEWAY_{key}")]
@@ -19,11 +19,11 @@ def part(name, keys):
     return {key: found[f"CAUSEWAY_{key}"] for key in keys}
 
 
-def write(skip=()):
-    port = ports()
-    made = {k: v for name, keys in PARTS.items() if name not in skip for k, v in part(name, keys).items()}
+def text(folder, host, port, ca, skip=()):
+    """folder: where the daemons have written theirs."""
+    made = {k: v for name, keys in PARTS.items() if name not in skip for k, v in part(name, keys, folder).items()}
     lines = {
-        "REST_URL": f"http://{LOCAL}:{port['rest']}",
+        "REST_URL": f"http://{host}:{port['rest']}",
         **made,
         "MQTT_PORT": port["mqtt"],
         "MQTTS_PORT": port["mqtts"],
@@ -31,6 +31,10 @@ def write(skip=()):
         "MQTT_WSS_PORT": port["wss"],
         "COAP_PORT": port["coap"],
         "COAPS_PORT": port["coaps"],
-        "CA_FILE": TLS / "ca.crt",
+        "CA_FILE": ca,
     }
-    write_private(VAR / "access.env", "".join(f"CAUSEWAY_{key}={value}\n" for key, value in lines.items()))
+    return "".join(f"CAUSEWAY_{key}={value}\n" for key, value in lines.items())
+
+
+def write(skip=()):
+    write_private(VAR / "access.env", text(VAR / "access.d", LOCAL, ports(), TLS / "ca.crt", skip))

@@ -58,8 +58,17 @@ def new_key(name):
         (TLS / (name + ".new")).replace(TLS / name)
 
 
+def checked(name):
+    if not re.fullmatch(r"[A-Za-z0-9*:.-]{1,253}", name):
+        raise Wrong(f'CAUSEWAY_HOSTNAMES: "{name}" is not a host name or an address')
+    return name
+
+
 def host_names():
     names = {"DNS:localhost", "IP:127.0.0.1", "IP:::1"}
+    for name in re.split(r"[\s,]+", os.environ.get("CAUSEWAY_HOSTNAMES", "").strip()):
+        if name:
+            names.add(("IP:" if re.fullmatch(r"[0-9.]+|[0-9A-Fa-f:]*:[0-9A-Fa-f:]*", name) else "DNS:") + checked(name))
     if re.fullmatch(r"[A-Za-z0-9.-]{1,253}", socket.gethostname()):
         names.add("DNS:" + socket.gethostname())
     return ",".join(sorted(names))

@@ -17,6 +17,7 @@ from .layout import DATABASE, LOCAL, PG_BIN, PG_DATA, REPO, RUN, VAR, Wrong, por
 AS_ROOT = os.geteuid() == 0
 HBA = f"host all all {LOCAL}/32 scram-sha-256\n"
 ELSEWHERE = Path("/var/lib/postgresql")
+SYNC_ALWAYS = {"sync_interval": "always"}  # of JetStream
 GUARD = {"publish": ["$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*"], "subscribe": ["_INBOX.guard.*"]}
 
 
@@ -90,31 +91,39 @@ def nats_users(table):
     return [{"user": name, "password": secret(f"nats.{name}"), "permissions": may} for name, may in allowed.items()]
 
 
-def durability():
-    """What the streams' files survive: the end of any process, or (power) the loss of power too."""
-    level = os.environ.get("CAUSEWAY_DURABILITY", "process")
+def wants_power():
+    level = os.environ.get("CAUSEWAY_DURABILITY") or "process"
     if level not in ("process", "power"):
         raise Wrong(f'CAUSEWAY_DURABILITY="{level}": not process or power')
-    if level == "process":
+    return level == "power"
+
+
+def durability():
+    """What the streams' files survive: the end of any process, or (power) the loss of power too."""
+    if not wants_power():
         return {}
     said = subprocess.run(["nats-server", "--version"], capture_output=True, text=True).stdout
     found = re.search(r"v(\d+)\.(\d+)", said)
     if not found or (int(found[1]), int(found[2])) < (2, 10):
         raise Wrong(f"CAUSEWAY_DURABILITY=power needs nats-server 2.10 or later; here it is \"{said.strip()}\"")
-    return {"sync_interval": "always"}
+    return SYNC_ALWAYS
+
+
+def nats_conf(table, host, port, store, sync, **more):
+    conf = {
+        "host": host,
+        "port": port,
+        "server_name": "causeway",
+        "max_payload": 8 << 20,
+        "jetstream": {"store_dir": store} | sync,
+        "authorization": {"users": nats_users(table)},
+    } | more
+    return json.dumps(conf, indent=1)  # its configuration language takes JSON
 
 
 def put_nats(table):
     (VAR / "nats").mkdir(mode=0o700, exist_ok=True)
-    conf = {
-        "host": LOCAL,
-        "port": ports()["nats"],
-        "server_name": "causeway",
-        "max_payload": 8 << 20,
-        "jetstream": {"store_dir": str(VAR / "nats")} | durability(),
-        "authorization": {"users": nats_users(table)},
-    }
-    text = json.dumps(conf, indent=1)  # its configuration language takes JSON
+    text = nats_conf(table, LOCAL, ports()["nats"], str(VAR / "nats"), durability())
     path = RUN / "nats.conf"
     changed = not path.exists() or path.read_text() != text
     write_private(path, text)
