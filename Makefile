@@ -28,7 +28,7 @@ MEASURE_OBJ := $(BUILD)/tests/load/measure.o $(BUILD)/tests/load/options.o
 SIM_OBJ   := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/simulator/*.c))
 TOOLS     := $(addprefix $(BUILD)/bin/,swarm sink caller simulator)
 
-.PHONY: all daemons docs bootstrap up down status demo bench overload soak fault fuzz fuzzers test test-unit test-integration asan tsan valgrind format format-check lint clean
+.PHONY: all daemons docs test-compose bootstrap up down status demo bench overload soak fault fuzz fuzzers test test-unit test-integration asan tsan valgrind format format-check lint clean
 all: $(BUILD)/libcommon.a $(UNIT) $(FUZZ_SHORT) $(DAEMON_BINS) $(TOOLS)
 
 daemons: $(DAEMON_BINS)
@@ -160,6 +160,11 @@ fuzz:
 	@EXTRA=clang scripts/bootstrap
 	@$(MAKE) --no-print-directory -j"$$(nproc)" BUILD=build-fuzz CC=clang SAN="$(FUZZ_SAN)" fuzzers
 	@BUILD=build-fuzz SECONDS_EACH=$(SECONDS_EACH) tests/fuzz/run
+
+# The containers for real, as root on a machine without an engine: docs/deploy.md.
+test-compose:
+	@EXTRA="curl docker.io iptables debootstrap" scripts/bootstrap
+	@/usr/bin/python3 -B -m pytest -q -p no:cacheprovider --timeout 2400 tests/compose
 
 asan:
 	@$(MAKE) --no-print-directory test BUILD=build-asan SAN="-fsanitize=address,undefined -fno-sanitize-recover=all"

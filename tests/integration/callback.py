@@ -3,6 +3,7 @@ order and can be told to misbehave."""
 import datetime
 import ipaddress
 import json
+import os
 import socket
 import ssl
 import struct
@@ -16,6 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from waiting import wait_until
+
+
+HOST = os.environ.get("CAUSEWAY_CALLBACK_HOST", "127.0.0.1")  # by which the platform reaches us
 
 
 def _name(common):
@@ -46,7 +50,7 @@ class Authority:
                 .not_valid_before(now - datetime.timedelta(days=max(1, 2 - days)))
                 .not_valid_after(now + datetime.timedelta(days=days)))
 
-    def issue(self, common="127.0.0.1", sans=("127.0.0.1",), days=10):
+    def issue(self, common=HOST, sans=(HOST,), days=10):
         """A server certificate; a negative number of days: expired. Returns its file, key included."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = self._build(_name(common), _name(self.name), key.public_key(), days)
@@ -148,7 +152,7 @@ def resets(handler, _record):
 class Callback:
     """Starts at once on a free port. Behaviour is set for a path (and what lies below it)."""
 
-    def __init__(self, certificate=None, host="127.0.0.1"):
+    def __init__(self, certificate=None, host=HOST):
         self.host, self.certificate = host, certificate
         self.records, self.lock, self.behaviours = [], threading.Lock(), {}
         self.server, self.port = None, 0

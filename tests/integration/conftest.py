@@ -7,6 +7,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(__file__))
 
 import callback  # noqa: E402
+from deployed import ACCESS, Deployed  # noqa: E402
 from generators import Sink  # noqa: E402
 from platform_under_test import Platform  # noqa: E402
 from rest import unique  # noqa: E402
@@ -39,7 +40,7 @@ def _remember_logs(request):
 
 @pytest.fixture(scope="session")
 def platform():
-    yield from _run(Platform(etc={"device-registry": "APPS_MAX=0\nPRODUCTS_MAX=0\nPOLICIES_MAX=1000\nBRIDGES_MAX=10000"}))
+    yield from _run(Deployed() if ACCESS else Platform(etc={"device-registry": "APPS_MAX=0\nPRODUCTS_MAX=0\nPOLICIES_MAX=1000\nBRIDGES_MAX=10000"}))
 
 
 def _run(platform):

@@ -4,6 +4,9 @@ import json
 import subprocess
 import urllib.request
 
+import pytest
+
+from deployed import ACCESS
 from platform_under_test import BUILD, free_base
 from waiting import wait_until
 
@@ -42,6 +45,8 @@ def call(api, method, path, **options):
 
 class Sink:
     def __enter__(self):
+        if ACCESS:
+            pytest.skip("listens on loopback, where a platform elsewhere does not reach it")
         self.port = free_base()
         self.url = f"http://127.0.0.1:{self.port}/sink"
         self.process = subprocess.Popen(command("sink", port=self.port), stdout=subprocess.DEVNULL)

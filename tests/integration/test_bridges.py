@@ -111,7 +111,7 @@ def test_a_device_logs_in_reports_and_logs_out(api, bridge, behind):
     bridge.publish_acked(bridge.base(behind) + "messages/up", b"\x00raw")
     got = wait_until(lambda: len(api.history(behind)) == 2 and api.history(behind))
     assert got[1]["topic"] == f"$oc/devices/{behind}/sys/messages/up"
-    assert api.why(behind)["state"]["peer"].startswith("127.0.0.1:"), "the bridge's address"
+    assert api.why(behind)["state"]["peer"] not in ("gone", ""), "the bridge's address"
     assert bridge.ask(behind, "logout") == {"result_code": 0}
     wait_until(lambda: status(api, behind) == "OFFLINE", 5, 0.05, "offline")
     assert bridge.on("/sys/disconnect") == []

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from callback import Authority, Callback, answers, ok, resets
+from callback import Authority, Callback, HOST, answers, ok, resets
 from rest import unique
 from waiting import stays, wait_until
 
@@ -68,7 +68,7 @@ def test_a_push_is_a_plain_post_of_one_json_document(device, connected, server, 
     assert record.headers["Content-Type"].split(";")[0] == "application/json"
     assert int(record.headers["Content-Length"]) == len(record.raw)
     assert record.raw == record.raw.strip() and b'": ' not in record.raw, "compact"
-    assert record.headers["Host"] == f"127.0.0.1:{server.port}"
+    assert record.headers["Host"] == f"{HOST}:{server.port}"
 
 
 def test_http_without_tls_works_too(device, connected, forward):
@@ -208,7 +208,7 @@ def test_a_wrong_peer_gets_nothing_and_the_reason_is_told(
              "another name": lambda: authority.issue("elsewhere.test", ("elsewhere.test",)),
              "expired": lambda: authority.issue(days=-1), "no TLS at all": lambda: None}
     wrong = Callback(files[case]())
-    rule_id, _ = forward(f"https://127.0.0.1:{wrong.port}/in")
+    rule_id, _ = forward(f"https://{HOST}:{wrong.port}/in")
     connected.report("Load", {"seq": 1})
     failure = why_push(api, device)
     assert reason.lower() in (failure["reason"] + failure["next_step"]).lower(), failure
