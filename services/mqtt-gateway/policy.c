@@ -142,7 +142,7 @@ bool policy_matches(const char *pattern, struct text topic)
         } else
             return false;
     }
-    while (*pattern == '*') /* NOLINT: ends with a zero, whatever the analyzer thinks */
+    while (*pattern == '*')
         pattern++;
     return !*pattern;
 }
@@ -198,7 +198,7 @@ static void remember(char out[POLICY_PATTERN_MAX], const char *pattern)
 static void ask_statement(const struct policy *p, const struct statement *s,
                           struct policy_question *q)
 {
-    char pattern[2048];
+    char pattern[2048] = "";
     for (size_t i = 0; i < s->n; i++) {
         bool fits = policy_expand(pattern, sizeof pattern, s->patterns[i], q);
         bool matches = fits && policy_matches(pattern, q->topic);
