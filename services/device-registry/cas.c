@@ -78,7 +78,9 @@ static json_t *ca_json(const PGresult *res, int row, bool whole)
 
 static void on_added(PGresult *res, void *arg)
 {
-    struct cw_api_call *call = arg;
+    struct asking a = *(struct asking *)arg;
+    struct cw_api_call *call = a.call;
+    free(arg);
     if (cw_db_broke(res, "ca_certificate_once"))
         cw_api_fail(call, CW_E_CA_TAKEN, "content: a certificate with this fingerprint.");
     else if (cw_api_db_failed(call, res, "keep a certificate"))
@@ -88,8 +90,10 @@ static void on_added(PGresult *res, void *arg)
     else if (!cw_db_str(res, 0, "certificate_id"))
         cw_api_fail(call, CW_E_CERT_QUOTA,
                     "There are as many certificates as CAUSEWAY_CAS_MAX allows.");
-    else
+    else {
+        trust_changed(a.r);
         cw_api_reply_json(call, 201, ca_json(res, 0, false));
+    }
 }
 
 void add_ca(struct cw_api_call *call, void *self)
@@ -113,8 +117,11 @@ void add_ca(struct cw_api_call *call, void *self)
                                      cw_db_int(ca.begins_ms, begins),
                                      cw_db_int(ca.expires_ms, expires),
                                      cw_db_int(r->cas_max, max) };
-    if (!cw_db_exec(registry_db(r), &stmt_add, CW_ARRAY_LEN(p), p, on_added, call))
+    struct asking *a = asking_new(r, call);
+    if (!cw_db_exec(registry_db(r), &stmt_add, CW_ARRAY_LEN(p), p, on_added, a)) {
+        free(a);
         cw_api_no_db(call);
+    }
     ca_pem_free(&ca);
 }
 
