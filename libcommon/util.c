@@ -19,7 +19,7 @@ void *cw_realloc(void *p, size_t n) { return must(realloc(p, n ? n : 1)); }
 
 char *cw_strdup(const char *s) { return must(strdup(s)); }
 
-char *cw_strndup(const char *s, size_t n) { return must(strndup(s, n)); }
+char *cw_strndup(const char *s, size_t n) { return must(strndup(n ? s : "", n)); }
 
 void *cw_memdup(const void *p, size_t n) { return n ? memcpy(cw_malloc(n), p, n) : cw_malloc(0); }
 

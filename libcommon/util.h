@@ -12,11 +12,11 @@
 
 /* Out of memory ends the process (the supervisor starts it again): none of these returns NULL. */
 void *cw_malloc(size_t n);
-void *cw_calloc(size_t n, size_t size);                 /* zeroed */
-void *cw_realloc(void *p, size_t n);                    /* n 0: a byte is kept */
-char *cw_strdup(const char *s);                         /* s is not NULL */
-char *cw_strndup(const char *s, size_t n);              /* n bytes at most, and a NUL */
-void *cw_memdup(const void *p, size_t n);               /* n 0: p may be NULL */
+void *cw_calloc(size_t n, size_t size);    /* zeroed */
+void *cw_realloc(void *p, size_t n);       /* n 0: a byte is kept */
+char *cw_strdup(const char *s);            /* s is not NULL */
+char *cw_strndup(const char *s, size_t n); /* n bytes at most, and a NUL; n 0: s may be NULL */
+void *cw_memdup(const void *p, size_t n);  /* n 0: p may be NULL */
 char *cw_sprintf(const char *fmt, ...) CW_PRINTF(1, 2); /* for free() */
 
 /* A growing byte buffer; zero it to start. data is NUL-terminated after each call (len without). */

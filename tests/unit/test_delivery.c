@@ -477,6 +477,16 @@ static void answer_due(void)
     }
 }
 
+/* What nobody will be answered any more. */
+static void forget_waits(void)
+{
+    for (size_t i = 0; i < WAITS; i++) {
+        if (waits[i].used)
+            PQclear(waits[i].res);
+        waits[i].used = false;
+    }
+}
+
 static struct dispatcher dispatcher = { .message_ms = 8000, .resend_ms = 2000 };
 
 static void start_queues(void)
@@ -585,6 +595,7 @@ static void at_random_nothing_is_forgotten(void **state)
     queue_close(&queues[0]);
     queue_close(&queues[1]);
     answer_due();
+    forget_waits();
 }
 
 int main(void)
