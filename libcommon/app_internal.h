@@ -19,7 +19,7 @@ struct reason {
 
 struct app_settings {
     char *var, *nats_url, *nats_user, *nats_password, *db, *log_level, *admin_socket, *admin_bind;
-    int64_t instance, partitions, log_bytes, admin_port, drain_ms;
+    int64_t instance, partitions, log_bytes, log_replicas, admin_port, drain_ms;
     bool strict;
 };
 

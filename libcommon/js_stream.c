@@ -122,8 +122,8 @@ static void create(struct js_call *c)
     char *body = cw_sprintf("{\"name\":\"%s\",\"description\":\"%s\",\"subjects\":[\"%s\"],"
                             "\"retention\":\"limits\","
                             "\"storage\":\"file\",\"discard\":\"new\",\"max_bytes\":%" PRId64 ","
-                            "\"num_replicas\":1,\"allow_direct\":true}",
-                            c->stream, id, c->subjects, bytes);
+                            "\"num_replicas\":%d,\"allow_direct\":true}",
+                            c->stream, id, c->subjects, bytes, cw_app_log_replicas(c->app));
     cw_log(CW_INFO, "stream_create", "stream=%s max_bytes=%" PRId64, c->stream, bytes);
     ask(c, CREATE, body);
     free(body);

@@ -37,6 +37,8 @@ static const struct cw_option common[] = {
       "address of ADMIN_PORT; what it tells is not for strangers" },
     { "LOG_BYTES", CW_OPT_BYTES, "512M", 64 << 20, 1LL << 40, AT(log_bytes),
       "size of a new EVENT or PUSH partition; UPLINK gets twice that" },
+    { "LOG_REPLICAS", CW_OPT_INT, "1", 1, 5, AT(log_replicas),
+      "copies of a new partition, on as many servers of a NATS cluster" },
     { "DRAIN", CW_OPT_MS, "10s", 100, 600000, AT(drain_ms), "longest drain after SIGTERM" },
     { "STRICT", CW_OPT_BOOL, "0", 0, 1, AT(strict), "refuse extensions as IoTDA does" },
     { 0 },
@@ -50,6 +52,7 @@ const char *cw_app_instance(const struct cw_app *app) { return app->instance; }
 uint64_t cw_app_boot(const struct cw_app *app) { return app->boot; }
 uint32_t cw_app_partitions(const struct cw_app *app) { return (uint32_t)app->set.partitions; }
 int64_t cw_app_log_bytes(const struct cw_app *app) { return app->set.log_bytes; }
+int cw_app_log_replicas(const struct cw_app *app) { return (int)app->set.log_replicas; }
 const char *cw_app_var(const struct cw_app *app) { return app->set.var; }
 bool cw_app_strict(const struct cw_app *app) { return app->set.strict; }
 bool cw_app_draining(const struct cw_app *app) { return app->draining; }

@@ -52,6 +52,7 @@ const char *cw_app_instance(const struct cw_app *app); /* mqtt-gateway-1-<boot>:
 uint64_t cw_app_boot(const struct cw_app *app);        /* ms of the start, unique per name */
 uint32_t cw_app_partitions(const struct cw_app *app);
 int64_t cw_app_log_bytes(const struct cw_app *app); /* size of a new EVENT or PUSH stream */
+int cw_app_log_replicas(const struct cw_app *app);  /* of a new partition */
 const char *cw_app_var(const struct cw_app *app);   /* folder of the platform's state */
 bool cw_app_strict(const struct cw_app *app);       /* extensions are refused, as IoTDA does */
 bool cw_app_draining(const struct cw_app *app);     /* from SIGTERM on: nothing new is begun */

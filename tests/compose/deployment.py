@@ -28,8 +28,9 @@ def engine(verb):
 
 
 class Deployment(Addressed):
-    def __init__(self, folder, project="causeway-test", **env):
+    def __init__(self, folder, project="causeway-test", files=(), **env):
         self.project, self.folder, base = project, folder, free_base()
+        self.files = ["docker-compose.yml", "tests/compose/offline.yml", *files]
         settings = folder / "settings.env"
         settings.write_text("".join(f"CAUSEWAY_{k}={v}\n" for k, v in SETTINGS.items()))
         self.env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": os.environ.get("HOME", "/root"), **engine("start"),
@@ -48,8 +49,7 @@ class Deployment(Addressed):
         return done.stdout
 
     def compose(self, *words, **more):
-        return self.run("docker", "compose", "-p", self.project, "-f", "docker-compose.yml", "-f", "tests/compose/offline.yml",
-                        *words, **more)
+        return self.run("docker", "compose", "-p", self.project, *[w for f in self.files for w in ("-f", f)], *words, **more)
 
     # ---- life
 

@@ -3,13 +3,12 @@ import json
 import os
 import re
 import subprocess
-import threading
 import time
 
 import pytest
 
 from deployment import DAEMONS, ROOT, Deployment, engine
-from rest import Unexpected
+from under_load import Load, text_of
 from waiting import wait_until
 
 SUITE = ["access", "async_commands", "auth_matrix", "bridges", "children", "commands", "connect", "contract", "device_to_device",
@@ -68,7 +67,7 @@ def test_scaled_services_share_the_work(deployment):
             p.wait_acked(i)
     for p in peers:
         wait_until(lambda: len(api.history(p.id)) == 20, 20, 0.1, "stored")
-        assert [int(_text(r)) for r in api.history(p.id)] == list(range(20)), "in order"
+        assert [int(text_of(r)) for r in api.history(p.id)] == list(range(20)), "in order"
     ask = {"service_id": "Pump", "command_name": "drain", "paras": {"seconds": 1}}
     for p in peers[:10]:
         p.answer_commands({"result_code": 0, "response_name": "drained", "paras": {"litres": 1}})
@@ -90,17 +89,6 @@ def _connects_spread(deployment, product):
     return min(counts) > 0
 
 
-def _text(row):
-    import base64
-    body = row.get("raw", row.get("body"))
-    if isinstance(body, str):
-        try:
-            return str(int(body))
-        except ValueError:
-            return base64.b64decode(body).decode()
-    return str(body)
-
-
 def test_the_address_of_a_client_survives_the_entry(deployment):
     device = deployment.api.new_device(deployment.api.new_product()["product_id"])
     with deployment.connect(device):
@@ -109,60 +97,6 @@ def test_the_address_of_a_client_survives_the_entry(deployment):
 
 
 # ---- broken
-
-class Load:
-    """Devices that report without end; each acknowledged report must be in the history, in order."""
-
-    def __init__(self, deployment, devices=20):
-        self.deployment = deployment
-        product = deployment.api.new_product()["product_id"]
-        self.devices = [deployment.api.new_device(product) for _ in range(devices)]
-        self.acked = {d["device_id"]: [] for d in self.devices}
-        self.stopped = False
-        self.threads = [threading.Thread(target=self._play, args=(d,), daemon=True) for d in self.devices]
-
-    def __enter__(self):
-        for t in self.threads:
-            t.start()
-        wait_until(lambda: all(self.acked.values()), 60, 0.05, "all report")
-        return self
-
-    def __exit__(self, *_):
-        self.stopped = True
-        for t in self.threads:
-            t.join(60)
-
-    def total(self):
-        return sum(map(len, self.acked.values()))
-
-    def _play(self, device):
-        seq, peer = 0, None
-        while not self.stopped:
-            try:
-                peer = peer or self.deployment.connect(device, connack_s=5)
-                peer.wait_acked(peer.publish(peer.topic("messages/up"), str(seq)), 5)
-                self.acked[device["device_id"]].append(seq)
-                seq += 1
-                time.sleep(0.02)
-            except Exception:  # the connection broke, or nobody answers now: the device comes again with what is not acked
-                peer = peer and peer.drop()
-                time.sleep(0.1)
-        if peer:
-            peer.drop()
-
-    def compare(self):
-        for device_id, acked in self.acked.items():
-            rows = wait_until(lambda: (got := self.stored(device_id)) and set(acked) <= set(got) and got, 60, 0.2,
-                              f"what was acknowledged to {device_id} is stored")
-            first = [n for i, n in enumerate(rows) if n not in rows[:i]]
-            assert first == sorted(first), "in order"
-
-    def stored(self, device_id):
-        try:
-            return [int(_text(r)) for r in self.deployment.api.history(device_id)]
-        except Unexpected:  # a part is still coming back
-            return []
-
 
 def test_every_process_is_killed_under_load(deployment):
     services = [*DAEMONS, "nats", "postgresql", "devices", "applications"]
