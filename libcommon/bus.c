@@ -11,6 +11,7 @@
 #include "libcommon/log.h"
 #include "proto/subjects.h"
 
+#define SERVERS_MAX     16  /* of one cluster */
 #define SWEEP_MESSAGES  512 /* then sockets and timers get their turn */
 #define DISCARDED_BYTES (1U << 20)
 
@@ -191,9 +192,23 @@ static void on_wake(evutil_socket_t fd, short what, void *arg)
     sweep(bus);
 }
 
+/* One of a cluster or several, with commas between them; which is tried first is left to chance. */
+static natsStatus set_servers(natsOptions *o, const char *urls)
+{
+    const char *servers[SERVERS_MAX];
+    char *text = cw_strdup(urls), *rest = text;
+    int n = 0;
+    for (char *url; n < SERVERS_MAX && (url = strsep(&rest, ", "));)
+        if (*url)
+            servers[n++] = url;
+    natsStatus s = n ? natsOptions_SetServers(o, servers, n) : NATS_INVALID_ARG;
+    free(text);
+    return s;
+}
+
 static natsStatus set_options(natsOptions *o, struct cw_bus *bus, const struct cw_bus_config *cfg)
 {
-    natsStatus s = natsOptions_SetURL(o, cfg->url);
+    natsStatus s = set_servers(o, cfg->url);
     if (s == NATS_OK && cfg->user && *cfg->user)
         s = natsOptions_SetUserInfo(o, cfg->user, cfg->password);
     if (s != NATS_OK)

@@ -51,6 +51,9 @@ class Deployment(Addressed):
     def compose(self, *words, **more):
         return self.run("docker", "compose", "-p", self.project, *[w for f in self.files for w in ("-f", f)], *words, **more)
 
+    def script(self, name, *words):
+        return self.run(ROOT / "scripts" / name, *words, "-p", self.project, *[w for f in self.files for w in ("-f", f)])
+
     # ---- life
 
     def build(self):

@@ -167,3 +167,30 @@ def test_the_image(deployment):
     assert bom["bomFormat"] == "CycloneDX" and {"libnats3.4", "libpq5", "libssl3"} <= set(names)
     assert told["Size"] - base["Size"] < 60e6
     assert not [n for n in names if re.match(r"gcc-\d+$|cpp|make$|.*-dev$|python3|openssh|sudo", n)]
+
+
+def test_backup_and_restore(deployment, tmp_path):
+    """Into an empty deployment; every device can log in as before, and what it had said is there."""
+    api, file = deployment.api, tmp_path / "backup.tar"
+    product = api.new_product()["product_id"]
+    devices = [api.new_device(product) for _ in range(5)]
+    for n, device in enumerate(devices):
+        with deployment.connect(device) as peer:
+            peer.report("Pump", {"flow": n})
+    deployment.script("backup", file)
+    wait_until(lambda: deployment.healthy() and deployment.answers(), 90, 0.5, "it goes on after the backup")
+    assert file.stat().st_mode & 0o077 == 0, "the keys are in it"
+    with pytest.raises(RuntimeError, match="already"):
+        deployment.script("restore", file)
+    before = dict(deployment.access)
+    deployment.down()
+    deployment.script("restore", file)
+    deployment.up()
+    assert {k: v for k, v in deployment.access.items() if k != "CAUSEWAY_CA_FILE"} == {
+        k: v for k, v in before.items() if k != "CAUSEWAY_CA_FILE"}, "the same project, keys and passwords"
+    for n, device in enumerate(devices):
+        with deployment.connect(device) as peer:
+            assert deployment.api.shadow(peer.id)["Pump"]["reported"]["properties"] == {"flow": n}
+            peer.report("Pump", {"flow": n + 10})
+            wait_until(lambda: deployment.api.shadow(peer.id)["Pump"]["reported"]["properties"] == {"flow": n + 10}, 20, 0.1)
+            assert len(deployment.api.history(peer.id)) == 2
