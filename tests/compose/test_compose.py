@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 
@@ -167,6 +168,31 @@ def test_the_image(deployment):
     assert bom["bomFormat"] == "CycloneDX" and {"libnats3.4", "libpq5", "libssl3"} <= set(names)
     assert told["Size"] - base["Size"] < 60e6
     assert not [n for n in names if re.match(r"gcc-\d+$|cpp|make$|.*-dev$|python3|openssh|sudo", n)]
+
+
+def test_an_upgrade_and_a_rollback_under_load(deployment, tmp_path):
+    """To a release with one migration more, service by service, and back to the one before it, which tolerates that."""
+    tree = tmp_path / "next"
+    for part in ("deploy", "scripts", "proto"):
+        shutil.copytree(ROOT / part, tree / part)
+    number = 1 + max(int(f.name[:4]) for f in (ROOT / "deploy" / "sql").glob("0*.sql"))
+    (tree / "deploy" / "sql" / f"{number:04}_next.sql").write_text(
+        "ALTER TABLE registry.device ADD COLUMN of_next text;\n"
+        f"INSERT INTO public.schema_migration (version, name) VALUES ({number}, 'next');\n")
+    deployment.run("docker", "build", "-q", "--network", "host", "-f", tree / "deploy" / "Dockerfile", "--target", "setup", "-t",
+                   "causeway-setup:next", tree)
+    deployment.run("docker", "tag", "causeway:test", "causeway:next")
+    with Load(deployment) as load:
+        for release in ("next", "test"):
+            deployment.env |= {"CAUSEWAY_IMAGE": f"causeway:{release}", "CAUSEWAY_SETUP_IMAGE": f"causeway-setup:{release}"}
+            deployment.compose("up", "--no-build", "--no-deps", "--exit-code-from", "migrate", "migrate")
+            for service in DAEMONS:
+                before = load.total()
+                deployment.compose("up", "-d", "--no-build", "--no-deps", "--wait", "--wait-timeout", "90", service)
+                assert deployment.inspect(deployment.containers(service)[0])["Config"]["Image"] == f"causeway:{release}"
+                wait_until(lambda: load.total() > before + 20, 60, 0.1, f"reports flow after {service}")
+    load.compare()
+    wait_until(lambda: deployment.healthy(), 60, 0.3, "all are healthy")
 
 
 def test_backup_and_restore(deployment, tmp_path):

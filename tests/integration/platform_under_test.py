@@ -152,6 +152,9 @@ class Platform(Addressed):
                     pass
         raise RuntimeError(f"still there: {pids}")
 
+    def file(self, name):
+        return f"{self.var}/{name}"
+
     def lose_run_folder(self):
         shutil.rmtree(f"{self.var}/run", ignore_errors=True)
 

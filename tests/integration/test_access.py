@@ -38,7 +38,7 @@ def test_access_env_has_exactly_the_documented_keys(platform):
         "CAUSEWAY_CA_FILE"}
     assert os.path.exists(platform.access["CAUSEWAY_CA_FILE"])
     assert platform.access["CAUSEWAY_REGION"] == "region-1"
-    assert os.stat(f"{platform.var}/access.env").st_mode & 0o077 == 0, "it holds a password"
+    assert os.stat(platform.file("access.env")).st_mode & 0o077 == 0, "it holds a password"
 
 
 def test_mosquitto_pub_reports_and_the_shadow_has_it(platform, api, device):
