@@ -23,7 +23,7 @@ def test_every_stage_dies_between_append_and_commit_and_nothing_is_lost_or_doubl
         platform.set(name, f"CRASH_AT={point}")
     with load.Load(platform, product_id) as talking:
         platform.script("up", check=False)  # they may be dead when it looks whether they are ready
-        wait_until(all_died, 120, 0.05, f"each died {DEATHS} times")
+        wait_until(all_died, 240, 0.05, f"each died {DEATHS} times")
         for name in POINTS:
             platform.set(name, "")
         platform.start()

@@ -38,7 +38,7 @@ def test_no_message_is_lost_in_a_storm(own_platform):
 
 def _send_in_a_storm(platform, flock, chance):
     """{message id: device id}; meanwhile connections break, double, and a gateway and a dispatcher are killed."""
-    sent, lock, numbers = {}, threading.Lock(), iter(range(MESSAGES))
+    sent, lock, numbers, kills = {}, threading.Lock(), iter(range(MESSAGES)), []
 
     def send():
         api = type(platform.api)(platform.access)
@@ -49,23 +49,24 @@ def _send_in_a_storm(platform, flock, chance):
                 bird = chance.choice(flock.birds)
             if n is None:
                 return
+            while len(kills) < 3 and n > MESSAGES * (len(kills) + 2) / 4:
+                time.sleep(0.01)  # the kills are to fall among the messages
             got = api.call("POST", f"/devices/{bird.id}/messages", {"message": f"m{n}", "message_id": f"m-{n}"})
             if got.status == 201:  # 503 while a daemon is away: then nothing was promised
                 sent[f"m-{n}"] = bird.id
     threads = [threading.Thread(target=send) for _ in range(4)]
     for t in threads:
         t.start()
-    begun, killed = time.monotonic(), 0
+    begun = time.monotonic()
     while any(t.is_alive() for t in threads):
         for bird in chance.sample(flock.birds, 40):
             (flock.drop if chance.random() < 0.6 else flock.double)(bird)
         done = len(sent) / MESSAGES
-        if killed < 3 and done > (killed + 1) / 4:
-            platform.kill("command-dispatcher" if killed == 1 else "mqtt-gateway")
-            killed += 1
+        if len(kills) < 3 and done > (len(kills) + 1) / 4:
+            kills.append(platform.kill("command-dispatcher" if len(kills) == 1 else "mqtt-gateway"))
         assert time.monotonic() - begun < 300
         time.sleep(0.1)
-    assert killed == 3 and len(sent) > MESSAGES * 0.9
+    assert len(kills) == 3 and len(sent) > MESSAGES * 0.9
     return sent
 
 
