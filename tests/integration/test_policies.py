@@ -325,7 +325,7 @@ def _said(platform, device, *topics):
     """Which of them may be published to, by a connection of their own; None while that does not work."""
     try:
         peer = Peer(platform, device)
-    except AssertionError:
+    except (AssertionError, OSError):
         return None
     try:
         return [may_publish(peer, t) for t in topics]

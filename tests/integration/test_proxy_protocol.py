@@ -26,8 +26,11 @@ def behind():
 
 def dial(port, header, source=ENTRY, tls=None):
     s = socket.create_connection(("127.0.0.1", port), 10, source_address=(source, 0))
-    for at in range(0, len(header), 7):  # in pieces
-        s.sendall(header[at:at + 7])
+    try:
+        for at in range(0, len(header), 7):  # in pieces
+            s.sendall(header[at:at + 7])
+    except ConnectionError:
+        pass  # refused before its end: who reads next sees that
     if tls:
         context = ssl.create_default_context(cafile=tls)
         s = context.wrap_socket(s, server_hostname="localhost")
@@ -71,8 +74,8 @@ def test_rest(behind):
     for header, source, fine in ((V1, ENTRY, True), (V2, ENTRY, True), (LOCAL, ENTRY, True), (b"", "127.0.0.1", True),
                                  (b"", ENTRY, False), (V1, "127.0.0.1", False)):
         with dial(port, header, source) as s:
-            s.sendall(b"GET /v3/projects HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             try:
+                s.sendall(b"GET /v3/projects HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                 answer = b"".join(iter(lambda: s.recv(65536), b""))
             except ConnectionError:
                 answer = b""
