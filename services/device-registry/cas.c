@@ -78,9 +78,7 @@ static json_t *ca_json(const PGresult *res, int row, bool whole)
 
 static void on_added(PGresult *res, void *arg)
 {
-    struct asking a = *(struct asking *)arg;
-    struct cw_api_call *call = a.call;
-    free(arg);
+    struct cw_api_call *call = arg;
     if (cw_db_broke(res, "ca_certificate_once"))
         cw_api_fail(call, CW_E_CA_TAKEN, "content: a certificate with this fingerprint.");
     else if (cw_api_db_failed(call, res, "keep a certificate"))
@@ -90,10 +88,8 @@ static void on_added(PGresult *res, void *arg)
     else if (!cw_db_str(res, 0, "certificate_id"))
         cw_api_fail(call, CW_E_CERT_QUOTA,
                     "There are as many certificates as CAUSEWAY_CAS_MAX allows.");
-    else {
-        trust_changed(a.r);
+    else
         cw_api_reply_json(call, 201, ca_json(res, 0, false));
-    }
 }
 
 void add_ca(struct cw_api_call *call, void *self)
@@ -117,11 +113,8 @@ void add_ca(struct cw_api_call *call, void *self)
                                      cw_db_int(ca.begins_ms, begins),
                                      cw_db_int(ca.expires_ms, expires),
                                      cw_db_int(r->cas_max, max) };
-    struct asking *a = asking_new(r, call);
-    if (!cw_db_exec(registry_db(r), &stmt_add, CW_ARRAY_LEN(p), p, on_added, a)) {
-        free(a);
+    if (!cw_db_exec(registry_db(r), &stmt_add, CW_ARRAY_LEN(p), p, on_added, call))
         cw_api_no_db(call);
-    }
     ca_pem_free(&ca);
 }
 

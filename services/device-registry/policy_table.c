@@ -13,8 +13,6 @@ static const struct cw_stmt stmt_table = {
     " (SELECT string_agg(t.product_key::text, ' ') FROM registry.policy_target t"
     "  WHERE t.policy_id = p.policy_id AND t.target_type = 'product') AS products,"
     " NULL::bigint AS device_key, NULL AS policies FROM registry.device_policy p"
-    " UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'cas'"
-    "  WHERE EXISTS (SELECT FROM registry.ca_certificate)"
     " UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, device_key,"
     "  string_agg(policy_id, '' ORDER BY policy_id) FROM registry.policy_target"
     "  WHERE device_key = ANY($1::bigint[]) GROUP BY device_key"
@@ -70,10 +68,6 @@ static void tell(const struct telling *t, const PGresult *res)
         if (cw_db_str(res, (int)i, "policy_id")) {
             read_policy(&policies[i], res, (int)i);
             out.policies[out.n_policies++] = &policies[i];
-            continue;
-        }
-        if (!cw_db_str(res, (int)i, "device_key")) {
-            out.certificates = true;
             continue;
         }
         causeway__device_policies__init(&devices[i]);

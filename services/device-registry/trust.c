@@ -10,7 +10,6 @@
 #include <uthash.h>
 
 #include "libcommon/crypto.h"
-#include "services/device-registry/policies.h"
 
 #define RELOAD_S  60
 #define CHAIN_MAX 5
@@ -120,7 +119,6 @@ static void on_db(bool connected, void *arg)
 void trust_changed(struct registry *r)
 {
     cw_bus_publish(cw_app_bus(r->app), "invalidate.ca", NULL, "", 0);
-    policies_changed(r, NULL, 0); /* gateways ask devices for certificates, or no longer */
 }
 
 struct trust *trust_open(struct registry *r)

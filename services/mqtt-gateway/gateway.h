@@ -77,7 +77,6 @@ struct gateway {
     int64_t awake_ms;     /* when the loop was last seen to run */
     int64_t handshake_us; /* spent on TLS handshakes in this turn of the loop */
     bool put_off, behind; /* handshakes had to wait in this turn, in the last one */
-    bool certificates;    /* devices may have some, and are asked for them */
     bool draining, stopping;
     char *scratch; /* SCRATCH_BYTES for one read */
 };

@@ -71,9 +71,7 @@ static void begin(struct port *port, int fd, const char *via)
             abort(); /* out of memory */
         SSL_set_fd(ssl, fd);
         SSL_set_accept_state(ssl);
-        /* not while none could be good: some old clients stumble over it; a browser would ask its
-         * user for one */
-        if (gw->certificates && !port->web)
+        if (!port->web) /* a browser would ask its user for one */
             SSL_set_verify(ssl, SSL_VERIFY_PEER, take_any);
     }
     struct conn *c = conn_new(gw, fd, ssl, port->web);

@@ -255,7 +255,6 @@ static void on_reply(int rc, const struct cw_bus_msg *msg, void *arg)
         return;
     }
     replace(p, reply);
-    p->gw->certificates = reply->certificates;
     take_devices(p, reply);
     causeway__policies_reply__free_unpacked(reply, NULL);
     bool first = !p->known;

@@ -27,26 +27,10 @@ class Ca(Authority):
         return made
 
 
-    def until_asked(self, platform):
-        """From the first CA on gateways ask devices for certificates, within a second."""
-        device = platform.api.new_device(platform.api.new_product()["product_id"], auth_info={"auth_type": "CERTIFICATES"})
-        mine = self.issue(device["device_id"], sans=())
-
-        def gets_in():
-            try:
-                rawmqtt.Device("127.0.0.1", platform.mqtts_port, device["device_id"], "", pw="", certificate=mine,
-                               tls_ca=platform.access["CAUSEWAY_CA_FILE"]).disconnect()
-                return True
-            except rawmqtt.Refused:
-                return False
-        wait_until(gets_in, 10, 0.05, "a device with a certificate gets in")
-
-
 @pytest.fixture(scope="module")
 def ca(platform, tmp_path_factory):
     made = Ca(tmp_path_factory.mktemp("devices"))
     made.upload(platform.api)
-    made.until_asked(platform)
     return made
 
 
@@ -239,19 +223,3 @@ def test_mosquitto(platform, api, ca, bare):
          f"$oc/devices/{bare['device_id']}/sys/messages/up", "-m", "hello"], capture_output=True, text=True, timeout=20)
     assert done.returncode == 0, done.stderr
     assert wait_until(lambda: api.history(bare["device_id"]))[0]["body"] == "hello"
-
-
-@pytest.mark.long
-def test_nobody_is_asked_before_there_is_a_ca(own_platform, tmp_path):
-    platform = own_platform()
-
-    def asked():
-        done = subprocess.run(["openssl", "s_client", "-connect", f"127.0.0.1:{platform.mqtts_port}", "-CAfile",
-                               platform.access["CAUSEWAY_CA_FILE"]], input="", capture_output=True, text=True, timeout=10)
-        assert "Verify return code: 0" in done.stdout, done
-        return "Requested Signature Algorithms" in done.stdout
-    assert not asked()
-    made = Ca(tmp_path).upload(platform.api)
-    wait_until(asked, 5, 0.1, "devices are asked for certificates")
-    platform.api.delete(f"/certificates/{made['certificate_id']}")
-    wait_until(lambda: not asked(), 5, 0.1, "nobody is asked any more")
