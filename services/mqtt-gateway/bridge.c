@@ -250,8 +250,7 @@ static void answer_renewal(const struct renewal *n, bool done)
         snprintf(text, sizeof text,
                  "{\"result_code\":0,\"new_secret\":\"%s\",\"paras\":{\"new_secret\":\"%s\"}}",
                  n->secret, n->secret);
-    bridge_say(n->b, (struct text){ n->device, strlen(n->device) }, "reset_secret",
-               (struct text){ n->rid, strlen(n->rid) }, text);
+    bridge_say(n->b, text_of(n->device), "reset_secret", text_of(n->rid), text);
     explicit_bzero(text, sizeof text);
 }
 
@@ -335,21 +334,12 @@ static const struct {
     { "sys/reset_secret/request_id=", renew },
 };
 
-static bool skip(struct text *t, const char *word)
-{
-    size_t n = strlen(word);
-    if (t->len < n || memcmp(t->p, word, n) != 0)
-        return false;
-    t->p += n;
-    t->len -= n;
-    return true;
-}
-
 /* $oc/bridges/<own id>/devices/<device>/<rest> */
 static bool read_topic(const struct bridge *b, struct text topic, struct text *device,
                        struct text *rest)
 {
-    if (!skip(&topic, "$oc/bridges/") || !skip(&topic, b->id) || !skip(&topic, "/devices/"))
+    if (!text_skip(&topic, "$oc/bridges/") || !text_skip(&topic, b->id) ||
+        !text_skip(&topic, "/devices/"))
         return false;
     const char *slash = memchr(topic.p, '/', topic.len);
     if (!slash || slash == topic.p || slash - topic.p > DEVICE_ID_MAX)
@@ -371,7 +361,7 @@ static bool handle_request(struct bridge *b, struct text device, struct text res
 {
     for (size_t i = 0; i < CW_ARRAY_LEN(requests); i++) {
         struct text rid = rest;
-        if (!skip(&rid, requests[i].topic) || !rid.len || rid.len > REQUEST_ID_MAX)
+        if (!text_skip(&rid, requests[i].topic) || !rid.len || rid.len > REQUEST_ID_MAX)
             continue;
         ack(b->conn, p, REASON_SUCCESS);
         requests[i].run(b, device, rid, p);

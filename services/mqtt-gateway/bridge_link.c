@@ -32,12 +32,7 @@ struct down {
     uint16_t id, link_id;
 };
 
-static struct text T(const char *s) {
-    return (struct text){ s, strlen(s) };
-}
-
-struct link *
-link_find(const struct bridge *b, struct text device)
+struct link *link_find(const struct bridge *b, struct text device)
 {
     struct link *l;
     HASH_FIND(hh, b->links, device.p, device.len, l);
@@ -120,14 +115,17 @@ void bridge_say(struct bridge *b, struct text device, const char *what, struct t
     if (rid.p)
         snprintf(topic + n, sizeof topic - (size_t)n, "/response/request_id=%.*s", (int)rid.len,
                  rid.p);
-    struct outbound o = { .topic = T(topic), .payload = payload, .len = strlen(payload), .qos = 1 };
+    struct outbound o = {
+        .topic = text_of(topic), .payload = payload, .len = strlen(payload), .qos = 1
+    };
     put(b, &o, NULL, 0, false);
     hold(b);
 }
 
 static void say(const struct link *l, const char *what, const char *payload)
 {
-    bridge_say(l->b, T(l->device), what, l->rid ? T(l->rid) : (struct text){ 0 }, payload);
+    bridge_say(l->b, text_of(l->device), what, l->rid ? text_of(l->rid) : (struct text){ 0 },
+               payload);
 }
 
 /* ---- towards the device's connection */
@@ -181,9 +179,9 @@ static void put_connect(struct link *l, const char *client, const char *password
     struct cw_buf body = { 0 };
     size_t before = l->out.len;
     cw_buf_add(&body, head, sizeof head);
-    put_text(&body, T(client));
-    put_text(&body, T(l->device));
-    put_text(&body, T(password));
+    put_text(&body, text_of(client));
+    put_text(&body, text_of(l->device));
+    put_text(&body, text_of(password));
     const uint8_t first[] = { 0x10, (uint8_t)(body.len | 0x80), (uint8_t)(body.len >> 7) };
     if (body.len < 128)
         cw_buf_add(&l->out, (uint8_t[]){ 0x10, (uint8_t)body.len }, 2);
@@ -285,7 +283,9 @@ static void on_publish(struct link *l, const struct packet_publish *p, bool dup)
         return; /* it has subscribed nothing else */
     snprintf(topic, sizeof topic, "$oc/bridges/%s/devices/%s/%.*s", l->b->id, l->device,
              (int)(p->topic.len - (size_t)n), p->topic.p + n);
-    struct outbound o = { .topic = T(topic), .payload = p->payload, .len = p->len, .qos = p->qos };
+    struct outbound o = {
+        .topic = text_of(topic), .payload = p->payload, .len = p->len, .qos = p->qos
+    };
     put(l->b, &o, l, p->id, dup);
     hold(l->b);
 }

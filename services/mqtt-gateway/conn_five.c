@@ -92,7 +92,7 @@ const char *conn_alias(struct conn *c, struct packet_publish *pub, enum reason *
     if (!pub->topic.len && !a)
         return "a topic alias that stands for nothing";
     if (!pub->topic.len) {
-        pub->topic = (struct text){ a->topic, strlen(a->topic) };
+        pub->topic = text_of(a->topic);
         return NULL;
     }
     *reason = REASON_QUOTA;

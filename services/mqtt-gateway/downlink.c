@@ -205,7 +205,7 @@ static void answer_free(struct session *s, struct answer *a)
 
 static void await_answer(struct session *s, const Causeway__Downlink *msg)
 {
-    struct text id = topic_request_id((struct text){ msg->topic, strlen(msg->topic) });
+    struct text id = topic_request_id(text_of(msg->topic));
     struct answer *a, *next;
     int64_t now_ms = cw_now_ms();
     for (a = LIST_FIRST(&s->answers); a; a = next) {
@@ -247,8 +247,7 @@ static struct session *find(struct gateway *gw, const Causeway__Downlink *msg)
 static void put_props(struct cw_buf *to, const Causeway__Downlink *msg)
 {
     if (*msg->response_topic)
-        packet_prop_put(to, PROP_RESPONSE_TOPIC, 0,
-                        (struct text){ msg->response_topic, strlen(msg->response_topic) });
+        packet_prop_put(to, PROP_RESPONSE_TOPIC, 0, text_of(msg->response_topic));
     if (msg->correlation_data.len)
         packet_prop_put(
             to, PROP_CORRELATION, 0,
@@ -303,7 +302,7 @@ static void publish_legacy(struct session *s, const Causeway__Downlink *msg, con
         legacy.request_id = (char *)id.p; /* the topic ends in it */
         legacy.payload = (ProtobufCBinaryData){ payload.len, (uint8_t *)payload.data };
     }
-    int granted = subscription_match(s, (struct text){ topic, strlen(topic) }, false);
+    int granted = subscription_match(s, text_of(topic), false);
     publish_to(s, &legacy, reply, msg->qos && granted != 0);
     cw_buf_free(&payload);
 }

@@ -358,7 +358,7 @@ void packet_put_disconnect(struct cw_buf *to, uint8_t reason, const char *text)
 {
     struct cw_buf props = { 0 };
     if (text)
-        packet_prop_put(&props, PROP_REASON_STRING, 0, (struct text){ text, strlen(text) });
+        packet_prop_put(&props, PROP_REASON_STRING, 0, text_of(text));
     put_with_props(to, PACKET_DISCONNECT, &reason, 1, &props);
 }
 

@@ -4,7 +4,7 @@
 
 #include <sys/types.h>
 
-#include "libcommon/util.h"
+#include "services/mqtt-gateway/text.h"
 
 enum packet_type {
     PACKET_CONNECT = 1,
@@ -57,13 +57,6 @@ enum reason {
 
 #define PACKET_PAYLOAD_MAX_BYTES (1U << 20)
 #define PACKET_FILTERS_MAX       1000 /* in one SUBSCRIBE */
-
-/* Text of a packet, not NUL-terminated. Always well-formed UTF-8 without NUL, but for a will or a
- * password, which are bytes. */
-struct text {
-    const char *p;
-    size_t len;
-};
 
 /* What the gateway looks at of the properties of MQTT 5; all zero without. */
 struct packet_props {

@@ -328,6 +328,6 @@ void packet_prop_put(struct cw_buf *to, enum property id, uint32_t n, struct tex
 void packet_user_property_put(struct cw_buf *to, const char *name, const char *value)
 {
     cw_buf_add(to, &(uint8_t){ PROP_USER }, 1);
-    put_text(to, (struct text){ name, strlen(name) });
-    put_text(to, (struct text){ value, strlen(value) });
+    put_text(to, text_of(name));
+    put_text(to, text_of(value));
 }

@@ -46,22 +46,16 @@ static void make_stats(void)
 
 /* ---- keys */
 
-static bool begins(struct text t, const char *word)
-{
-    size_t n = strlen(word);
-    return t.len >= n && memcmp(t.p, word, n) == 0;
-}
-
 bool route_takes(struct text topic)
 {
-    return topic.len &&
-           (topic.p[0] != '$' || begins(topic, "$oc/m2m/") || begins(topic, "$oc/broadcast/"));
+    return topic.len && (topic.p[0] != '$' || text_begins(topic, "$oc/m2m/") ||
+                         text_begins(topic, "$oc/broadcast/"));
 }
 
 /* The first level; below $oc the first two. */
 static struct text key_of(struct text topic)
 {
-    size_t from = begins(topic, "$oc/") ? 4 : 0;
+    size_t from = text_begins(topic, "$oc/") ? 4 : 0;
     const char *slash = memchr(topic.p + from, '/', topic.len - from);
     return (struct text){ topic.p, slash ? (size_t)(slash - topic.p) : topic.len };
 }
@@ -120,8 +114,8 @@ static void deliver_all(const struct route_key *k, const Causeway__Routed *r, si
     LIST_FOREACH(e, &k->entries, in_key)
     {
         if (e->session->routed_no == k->gw->routed_no || strcmp(e->session->app, r->app_id) != 0 ||
-            !topic_matches((struct text){ e->filter, strlen(e->filter) }, topic) ||
-            !policies_let_through(e->session, (struct text){ e->filter, strlen(e->filter) }, topic))
+            !topic_matches(text_of(e->filter), topic) ||
+            !policies_let_through(e->session, text_of(e->filter), topic))
             continue;
         if (*left == 0) {
             cw_metric_add(stat.skipped, 1);
@@ -145,7 +139,7 @@ static void on_routed(const struct cw_bus_msg *msg, void *arg)
     if (!r)
         return;
     k->gw->routed_no++;
-    name_key(name, key_of((struct text){ r->topic, strlen(r->topic) }));
+    name_key(name, key_of(text_of(r->topic)));
     const struct route_key *own = find(k->gw, name);
     if (own)
         deliver_all(own, r, &left);
@@ -167,7 +161,7 @@ bool route_publish(struct session *s, const struct outgoing *o)
     r.payload = (ProtobufCBinaryData){ o->len, (uint8_t *)o->payload };
     r.properties = (ProtobufCBinaryData){ o->props_len, (uint8_t *)o->props };
     r.qos = o->qos;
-    name_key(name, key_of((struct text){ o->topic, strlen(o->topic) }));
+    name_key(name, key_of(text_of(o->topic)));
     snprintf(subject, sizeof subject, "route.%s", name);
     size_t n = causeway__routed__get_packed_size(&r);
     uint8_t *packed = cw_malloc(n + 1);

@@ -34,7 +34,7 @@ int subscription_add(struct session *s, const struct packet_filter *filter, uint
 
 bool subscription_has(const struct session *s, const char *filter)
 {
-    return find(s, (struct text){ filter, strlen(filter) }) != NULL;
+    return find(s, text_of(filter)) != NULL;
 }
 
 bool subscription_remove(struct session *s, struct text filter)
@@ -54,7 +54,7 @@ int subscription_match(const struct session *s, struct text topic, bool own)
     for (size_t i = 0; i < s->n_subscriptions; i++) {
         const struct subscription *sub = &s->subscriptions[i];
         if ((int)sub->qos > qos && !(own && sub->no_local) &&
-            topic_matches((struct text){ sub->filter, strlen(sub->filter) }, topic))
+            topic_matches(text_of(sub->filter), topic))
             qos = sub->qos;
     }
     return qos;

@@ -39,27 +39,11 @@ static const struct row {
     { "sub_device_manage/messages/up", UP, false, false, false, false },
 };
 
-static bool skip(struct text *t, const char *prefix, size_t len)
-{
-    if (t->len < len || memcmp(t->p, prefix, len) != 0)
-        return false;
-    t->p += len;
-    t->len -= len;
-    return true;
-}
-
-static bool skip_word(struct text *t, const char *word) { return skip(t, word, strlen(word)); }
-
-static bool is(struct text t, const char *word)
-{
-    return t.len == strlen(word) && memcmp(t.p, word, t.len) == 0;
-}
-
 /* Takes "$oc/devices/<device id>/" away. */
 static bool skip_own(struct text *t, const char *device_id)
 {
     struct text rest = *t;
-    if (!skip_word(&rest, "$oc/devices/") || !skip_word(&rest, device_id) || !skip_word(&rest, "/"))
+    if (!text_skip(&rest, "$oc/devices/") || !text_skip(&rest, device_id) || !text_skip(&rest, "/"))
         return false;
     *t = rest;
     return true;
@@ -81,11 +65,11 @@ static bool read_query(struct text query, struct text *request_id, bool *gzip)
         struct text pair = { query.p, amp ? (size_t)(amp - query.p) : query.len };
         query.p += pair.len + (amp ? 1 : 0);
         query.len -= pair.len + (amp ? 1 : 0);
-        if (skip_word(&pair, RID)) {
+        if (text_skip(&pair, RID)) {
             if (pair.len == 0 || pair.len > REQUEST_ID_MAX || has_control(pair))
                 return false;
             *request_id = pair;
-        } else if (is(pair, "encoding=gzip"))
+        } else if (text_is(pair, "encoding=gzip"))
             *gzip = true;
         else
             return false;
@@ -104,11 +88,11 @@ static bool row_takes(const struct row *row, struct text rest, struct text *requ
     }
     *request_id = (struct text){ 0 };
     *gzip = false;
-    if (!skip_word(&rest, row->name))
+    if (!text_skip(&rest, row->name))
         return false;
     if (!row->rid)
         return rest.len == 0 && read_query(query, request_id, gzip);
-    if (!skip_word(&rest, "/" RID) || rest.len == 0 || rest.len > REQUEST_ID_MAX ||
+    if (!text_skip(&rest, "/" RID) || rest.len == 0 || rest.len > REQUEST_ID_MAX ||
         memchr(rest.p, '/', rest.len) || has_control(rest))
         return false;
     *request_id = rest;
@@ -213,11 +197,11 @@ static int check_custom(struct topic_info *out, const char *device_id, struct te
 static bool is_own_m2m(const char *device_id, struct text rest)
 {
     const char *slash;
-    if (!skip_word(&rest, "$oc/m2m/to/") || !(slash = memchr(rest.p, '/', rest.len)))
+    if (!text_skip(&rest, "$oc/m2m/to/") || !(slash = memchr(rest.p, '/', rest.len)))
         return false;
     rest.len -= (size_t)(slash - rest.p);
     rest.p = slash;
-    return skip_word(&rest, "/from/") && skip_word(&rest, device_id) &&
+    return text_skip(&rest, "/from/") && text_skip(&rest, device_id) &&
            (rest.len == 0 || *rest.p == '/');
 }
 
@@ -227,12 +211,12 @@ static int check_foreign(struct topic_info *out, const char *device_id, struct t
     struct text rest = topic;
     if (is_own_m2m(device_id, topic))
         return 0;
-    if (skip_word(&rest, "$oc/m2m/"))
+    if (text_skip(&rest, "$oc/m2m/"))
         return refuse(out, "topic_m2m",
                       "A device speaks to another on $oc/m2m/to/<its id>/from/<own id>/….");
-    if (skip_word(&rest, "$oc/broadcast/"))
+    if (text_skip(&rest, "$oc/broadcast/"))
         return refuse(out, "topic_broadcast", "Only applications publish to $oc/broadcast/.");
-    if (!skip_word(&rest, "$oc/devices/"))
+    if (!text_skip(&rest, "$oc/devices/"))
         return refuse(out, "topic_not_offered",
                       "Below $oc/ a device may publish to $oc/devices/<its own id>/ and to "
                       "$oc/m2m/ only.");
@@ -240,7 +224,7 @@ static int check_foreign(struct topic_info *out, const char *device_id, struct t
     if (slash) {
         rest.len -= (size_t)(slash + 1 - rest.p);
         rest.p = slash + 1;
-        skip_word(&rest, "sys/");
+        text_skip(&rest, "sys/");
         find_nearest(out, device_id, rest);
     }
     return refuse(out, "topic_foreign_device",
@@ -249,14 +233,14 @@ static int check_foreign(struct topic_info *out, const char *device_id, struct t
 
 static bool is_legacy_of_other(struct text topic, const char *device_id)
 {
-    return skip_word(&topic, "/huawei/v1/devices/") &&
-           !(skip_word(&topic, device_id) && skip_word(&topic, "/"));
+    return text_skip(&topic, "/huawei/v1/devices/") &&
+           !(text_skip(&topic, device_id) && text_skip(&topic, "/"));
 }
 
 static bool is_legacy_data(struct text topic, const char *device_id)
 {
-    return skip_word(&topic, "/huawei/v1/devices/") && skip_word(&topic, device_id) &&
-           is(topic, "/data/json");
+    return text_skip(&topic, "/huawei/v1/devices/") && text_skip(&topic, device_id) &&
+           text_is(topic, "/data/json");
 }
 
 int topic_check_publish(struct topic_info *out, const char *device_id, struct text topic,
@@ -268,16 +252,16 @@ int topic_check_publish(struct topic_info *out, const char *device_id, struct te
     out->code = out->rule = NULL;
     out->nearest[0] = '\0';
     if (skip_own(&rest, device_id)) {
-        if (skip_word(&rest, "sys/"))
+        if (text_skip(&rest, "sys/"))
             return check_system(out, device_id, rest);
-        if (skip_word(&rest, "user/"))
+        if (text_skip(&rest, "user/"))
             return topic.len > CUSTOM_TOPIC_MAX + strlen(device_id)
                        ? refuse(out, "topic_length", "The topic is too long.")
                        : check_custom(out, device_id, rest, strict);
         find_nearest(out, device_id, rest);
         return refuse(out, "topic_unknown", "After the device id comes sys/ or user/.");
     }
-    if (skip_word(&rest, "$oc/"))
+    if (text_skip(&rest, "$oc/"))
         return check_foreign(out, device_id, topic);
     if (topic.p[0] == '$')
         return refuse(out, "topic_not_offered", "Topics that begin with $ belong to the platform.");
@@ -324,27 +308,27 @@ int topic_check_filter(const char *device_id, struct text filter)
     if (!is_filter(filter))
         return -EINVAL;
     if (skip_own(&rest, device_id)) {
-        if (skip_word(&rest, "user/"))
+        if (text_skip(&rest, "user/"))
             return rest.len ? 0 : -EPERM;
-        return is(rest, "#") || (skip_word(&rest, "sys/") && catches_down(rest)) ? 0 : -EPERM;
+        return text_is(rest, "#") || (text_skip(&rest, "sys/") && catches_down(rest)) ? 0 : -EPERM;
     }
-    if (skip_word(&rest, "$oc/broadcast/"))
+    if (text_skip(&rest, "$oc/broadcast/"))
         return rest.len ? 0 : -EPERM;
-    if (skip_word(&rest, "$oc/m2m/to/"))
-        return skip_word(&rest, device_id) && skip_word(&rest, "/") && rest.len ? 0 : -EPERM;
+    if (text_skip(&rest, "$oc/m2m/to/"))
+        return text_skip(&rest, device_id) && text_skip(&rest, "/") && rest.len ? 0 : -EPERM;
     return filter.p[0] == '$' || is_legacy_of_other(filter, device_id) ? -EPERM : 0;
 }
 
 bool topic_is_free(struct text topic)
 {
-    return topic.len && topic.p[0] != '$' && !skip_word(&topic, "/huawei/v1/");
+    return topic.len && topic.p[0] != '$' && !text_skip(&topic, "/huawei/v1/");
 }
 
 bool topic_is_system_down(const char *device_id, struct text topic)
 {
     struct text request_id;
     bool gzip;
-    return skip_own(&topic, device_id) && skip_word(&topic, "sys/") &&
+    return skip_own(&topic, device_id) && text_skip(&topic, "sys/") &&
            find_row(topic, DOWN, &request_id, &gzip);
 }
 
@@ -353,7 +337,7 @@ struct text topic_request_id(struct text topic)
     const char *slash = memrchr(topic.p, '/', topic.len);
     struct text last = slash ? (struct text){ slash + 1, topic.len - (size_t)(slash + 1 - topic.p) }
                              : (struct text){ 0 };
-    return last.p && skip_word(&last, RID) ? last : (struct text){ 0 };
+    return last.p && text_skip(&last, RID) ? last : (struct text){ 0 };
 }
 
 /* Takes the first level away; false when there was none. */
@@ -373,10 +357,10 @@ bool topic_matches(struct text filter, struct text topic)
     if (topic.len && topic.p[0] == '$' && filter.len && filter.p[0] != '$')
         return false;
     while (next_level(&filter, &f)) {
-        if (is(f, "#"))
+        if (text_is(f, "#"))
             return true;
         if (!next_level(&topic, &t) ||
-            (!is(f, "+") && (f.len != t.len || memcmp(f.p, t.p, f.len) != 0)))
+            (!text_is(f, "+") && (f.len != t.len || memcmp(f.p, t.p, f.len) != 0)))
             return false;
     }
     return !topic.p;

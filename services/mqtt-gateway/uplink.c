@@ -316,7 +316,7 @@ static void accept_legacy(struct session *s, const struct packet_publish *pub)
         wrong = "mid: no command of this connection has this number";
     snprintf(topic, sizeof topic, "$oc/devices/%s/sys/%s%s", s->device_id,
              said.answer ? "commands/response/request_id=" : "properties/report", id ? id : "");
-    plain.topic = (struct text){ topic, strlen(topic) };
+    plain.topic = text_of(topic);
     plain.payload = said.payload.data;
     plain.len = said.payload.len;
     if (wrong)

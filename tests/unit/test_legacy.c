@@ -12,12 +12,7 @@
 
 #include "services/mqtt-gateway/legacy.h"
 
-static struct text T(const char *s) {
-    return (struct text){ s, strlen(s) };
-}
-
-static void
-what_a_device_says(void **state)
+static void what_a_device_says(void **state)
 {
     static const struct {
         const char *v3, *v5; /* v5 NULL: refused */
@@ -94,19 +89,19 @@ static void a_number_stands_for_one_request(void **state)
     uint32_t first, mid;
     (void)state;
     assert_null(legacy_request(NULL, 1));
-    first = legacy_mid(&mids, T("5f1c8b1e-0000"));
-    assert_int_equal(legacy_mid(&mids, T("5f1c8b1e-0000")), first);
+    first = legacy_mid(&mids, text_of("5f1c8b1e-0000"));
+    assert_int_equal(legacy_mid(&mids, text_of("5f1c8b1e-0000")), first);
     assert_string_equal(legacy_request(mids, first), "5f1c8b1e-0000");
     assert_true(first <= INT32_MAX);
     for (int i = 0; i < 31; i++) { /* with the first one: as many as are kept */
         snprintf(id, sizeof id, "5f1c8b1e-%04d", i + 1);
-        mid = legacy_mid(&mids, T(id));
+        mid = legacy_mid(&mids, text_of(id));
         assert_string_equal(legacy_request(mids, mid), id);
     }
     assert_string_equal(legacy_request(mids, first), "5f1c8b1e-0000");
-    legacy_mid(&mids, T("5f1c8b1e-9999"));
+    legacy_mid(&mids, text_of("5f1c8b1e-9999"));
     assert_null(legacy_request(mids, first));
-    legacy_mid(&later, T("5f1c8b1e-8888"));
+    legacy_mid(&later, text_of("5f1c8b1e-8888"));
     assert_null(legacy_request(later, first)); /* of another session */
     free(mids);
     free(later);

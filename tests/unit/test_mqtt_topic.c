@@ -16,12 +16,7 @@
 #define ME "wtr_p_7"
 #define P  "$oc/devices/" ME "/sys/"
 
-static struct text T(const char *s) {
-    return (struct text){ s, strlen(s) };
-}
-
-static void
-publish_rights(void **state)
+static void publish_rights(void **state)
 {
     (void)state;
     static const struct {
@@ -68,7 +63,7 @@ publish_rights(void **state)
     };
     for (size_t i = 0; i < CW_ARRAY_LEN(rows); i++) {
         struct topic_info info;
-        int rc = topic_check_publish(&info, ME, T(rows[i].topic), false);
+        int rc = topic_check_publish(&info, ME, text_of(rows[i].topic), false);
         if (rc != (rows[i].code ? -EPERM : 0))
             print_error("%s\n", rows[i].topic);
         assert_int_equal(rc, rows[i].code ? -EPERM : 0);
@@ -85,15 +80,16 @@ static void a_topic_says_what_it_carries(void **state)
 {
     (void)state;
     struct topic_info info;
-    assert_int_equal(topic_check_publish(&info, ME, T(P "commands/response/request_id=r7"), false),
-                     0);
+    assert_int_equal(
+        topic_check_publish(&info, ME, text_of(P "commands/response/request_id=r7"), false), 0);
     assert_true(info.answer && !info.report);
     assert_memory_equal(info.request_id.p, "r7", 2);
     assert_int_equal(info.request_id.len, 2);
-    topic_check_publish(&info, ME, T(P "properties/report?encoding=gzip&request_id=q"), false);
+    topic_check_publish(&info, ME, text_of(P "properties/report?encoding=gzip&request_id=q"),
+                        false);
     assert_true(info.report && !info.answer);
     assert_int_equal(info.request_id.len, 1);
-    topic_check_publish(&info, ME, T(P "messages/up"), false);
+    topic_check_publish(&info, ME, text_of(P "messages/up"), false);
     assert_true(!info.report && !info.answer && !info.request_id.len);
 }
 
@@ -101,7 +97,8 @@ static void strict_refuses_custom_topics_that_no_product_defines(void **state)
 {
     (void)state;
     struct topic_info info;
-    assert_int_equal(topic_check_publish(&info, ME, T("$oc/devices/" ME "/user/a"), true), -EPERM);
+    assert_int_equal(topic_check_publish(&info, ME, text_of("$oc/devices/" ME "/user/a"), true),
+                     -EPERM);
     assert_string_equal(info.code, "topic_not_defined");
 }
 
@@ -163,7 +160,7 @@ static void subscribe_rights(void **state)
         { "a/b+", -EINVAL },
     };
     for (size_t i = 0; i < CW_ARRAY_LEN(rows); i++) {
-        int rc = topic_check_filter(ME, T(rows[i].filter));
+        int rc = topic_check_filter(ME, text_of(rows[i].filter));
         if (rc != rows[i].rc)
             print_error("%s\n", rows[i].filter);
         assert_int_equal(rc, rows[i].rc);
@@ -186,34 +183,36 @@ static void matching_follows_the_standard(void **state)
         { "a//b", "a//b", true },   { "a/+/b", "a//b", true },
     };
     for (size_t i = 0; i < CW_ARRAY_LEN(rows); i++) {
-        if (topic_matches(T(rows[i].filter), T(rows[i].topic)) != rows[i].match)
+        if (topic_matches(text_of(rows[i].filter), text_of(rows[i].topic)) != rows[i].match)
             print_error("%s %s\n", rows[i].filter, rows[i].topic);
-        assert_int_equal(topic_matches(T(rows[i].filter), T(rows[i].topic)), rows[i].match);
+        assert_int_equal(topic_matches(text_of(rows[i].filter), text_of(rows[i].topic)),
+                         rows[i].match);
     }
 }
 
 static void system_topics_need_no_subscription(void **state)
 {
     (void)state;
-    assert_true(topic_is_system_down(ME, T(P "commands/request_id=1")));
-    assert_true(topic_is_system_down(ME, T(P "messages/down")));
-    assert_false(topic_is_system_down(ME, T(P "messages/up")));
-    assert_false(topic_is_system_down(ME, T("$oc/devices/" ME "/user/a")));
-    assert_false(topic_is_system_down(ME, T("$oc/devices/other/sys/messages/down")));
-    assert_int_equal(topic_request_id(T(P "commands/request_id=17")).len, 2);
-    assert_int_equal(topic_request_id(T(P "messages/down")).len, 0);
-    assert_int_equal(topic_request_id(T("x")).len, 0);
+    assert_true(topic_is_system_down(ME, text_of(P "commands/request_id=1")));
+    assert_true(topic_is_system_down(ME, text_of(P "messages/down")));
+    assert_false(topic_is_system_down(ME, text_of(P "messages/up")));
+    assert_false(topic_is_system_down(ME, text_of("$oc/devices/" ME "/user/a")));
+    assert_false(topic_is_system_down(ME, text_of("$oc/devices/other/sys/messages/down")));
+    assert_int_equal(topic_request_id(text_of(P "commands/request_id=17")).len, 2);
+    assert_int_equal(topic_request_id(text_of(P "messages/down")).len, 0);
+    assert_int_equal(topic_request_id(text_of("x")).len, 0);
 }
 
 static void a_client_id_is_read_from_the_right(void **state)
 {
     (void)state;
     struct client_id id;
-    assert_null(client_id_read(&id, T("p_1_0_1_x_0_1_2026010203"), T("p_1_0_1_x")));
+    assert_null(client_id_read(&id, text_of("p_1_0_1_x_0_1_2026010203"), text_of("p_1_0_1_x")));
     assert_string_equal(id.device_id, "p_1_0_1_x");
     assert_string_equal(id.timestamp, "2026010203");
     assert_int_equal(id.sign_type, 1);
-    assert_null(client_id_read(&id, T("d_0_0_9999999999"), T("d"))); /* never read as a date */
+    assert_null(
+        client_id_read(&id, text_of("d_0_0_9999999999"), text_of("d"))); /* never read as a date */
 }
 
 static void a_wrong_client_id_says_what_is_wrong(void **state)
@@ -241,7 +240,7 @@ static void a_wrong_client_id_says_what_is_wrong(void **state)
     };
     for (size_t i = 0; i < CW_ARRAY_LEN(rows); i++) {
         struct client_id id;
-        const char *why = client_id_read(&id, T(rows[i].id), T(rows[i].user));
+        const char *why = client_id_read(&id, text_of(rows[i].id), text_of(rows[i].user));
         assert_non_null(why);
         if (!strstr(why, rows[i].word))
             print_error("%s: %s\n", rows[i].id, why);

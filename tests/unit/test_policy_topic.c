@@ -11,12 +11,7 @@
 
 #include "services/mqtt-gateway/policy.h"
 
-static struct text T(const char *s) {
-    return (struct text){ s, strlen(s) };
-}
-
-static void
-patterns(void **state)
+static void patterns(void **state)
 {
     (void)state;
     static const struct {
@@ -55,7 +50,7 @@ patterns(void **state)
         { "*/", "a/", true },
     };
     for (size_t i = 0; i < CW_ARRAY_LEN(rows); i++)
-        if (policy_matches(rows[i].pattern, T(rows[i].topic)) != rows[i].matches)
+        if (policy_matches(rows[i].pattern, text_of(rows[i].topic)) != rows[i].matches)
             fail_msg("%s against %s", rows[i].pattern, rows[i].topic);
 }
 
@@ -66,7 +61,7 @@ static void a_long_topic_against_many_stars_ends(void **state)
     memset(topic, 'a', sizeof topic - 1);
     topic[512] = '\0';
     assert_false(
-        policy_matches("*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*b", T(topic)));
+        policy_matches("*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*b", text_of(topic)));
 }
 
 static void variables(void **state)
@@ -100,7 +95,7 @@ static struct policy_question asked(const char *statement, enum policy_action ac
                                     const char *topic)
 {
     struct policy_question q = {
-        .action = action, .topic = T(topic), .device_id = "d", .product_id = "p"
+        .action = action, .topic = text_of(topic), .device_id = "d", .product_id = "p"
     };
     struct policy *p = policy_read("one", statement);
     assert_non_null(p);
@@ -140,7 +135,7 @@ static void what_does_not_fit_is_denied(void **state)
     struct policy *p =
         policy_read("one", "[" STATEMENT("DENY", "publish", "${devices.deviceId}") "]");
     struct policy_question q = {
-        .action = POLICY_PUBLISH, .topic = T("a"), .device_id = long_id, .product_id = ""
+        .action = POLICY_PUBLISH, .topic = text_of("a"), .device_id = long_id, .product_id = ""
     };
     policy_ask(p, &q);
     assert_ptr_equal(q.denied_by, p);
