@@ -4,6 +4,8 @@
 #include "libcommon/json.h"
 #include "services/device-registry/registry.h"
 
+#define LIST_FILTERS 4
+
 struct cw_db *registry_db(const struct registry *r)
 {
     struct cw_db *best = r->calls[0];
@@ -20,6 +22,38 @@ void put_page(json_t *o, const PGresult *res, int shown)
     if (shown > 0)
         cw_row_text(page, "marker", res, shown - 1, "record_id");
     json_object_set_new(o, "page", page);
+}
+
+void list_of_spaces(struct registry *r, struct cw_api_call *call, const struct cw_stmt *stmt,
+                    size_t n, const struct cw_db_param *filters, cw_db_fn *cb)
+{
+    char offset[24], limit[24];
+    const char *marker = cw_api_query(call, "marker");
+    struct cw_db_array allowed = { 0 }, denied = { 0 };
+    struct cw_db_param p[LIST_FILTERS + 5];
+    cw_api_spaces(call, &allowed, &denied);
+    for (size_t i = 0; i < n; i++)
+        p[i] = filters[i];
+    p[n] = CW_TEXT(marker ? marker : "ffffffffffffffffffffffff");
+    p[n + 1] = cw_db_int(cw_api_query_int(call, "offset", 0), offset);
+    p[n + 2] = cw_db_int(cw_api_query_int(call, "limit", 10), limit);
+    p[n + 3] = cw_api_spaces_param(&allowed);
+    p[n + 4] = cw_db_array_param(&denied);
+    if (!cw_db_exec(registry_db(r), stmt, (int)n + 5, p, cb, call))
+        cw_api_no_db(call);
+    cw_db_array_free(&allowed);
+    cw_db_array_free(&denied);
+}
+
+void reply_page(struct cw_api_call *call, const PGresult *res, const char *name, const char *id,
+                json_t *(*row)(const PGresult *res, int at))
+{
+    int n = cw_db_str(res, 0, id) ? PQntuples(res) : 0;
+    json_t *list = json_array(), *out = json_pack("{s:o}", name, list);
+    for (int i = 0; i < n; i++)
+        json_array_append_new(list, row(res, i));
+    put_page(out, res, n);
+    cw_api_reply_json(call, 200, out);
 }
 
 char *json_text(const json_t *v)

@@ -120,36 +120,20 @@ void add_ca(struct cw_api_call *call, void *self)
 
 /* ---- list, show, delete */
 
+static json_t *listed_json(const PGresult *res, int row) { return ca_json(res, row, false); }
+
 static void on_list(PGresult *res, void *arg)
 {
     struct cw_api_call *call = arg;
     if (cw_api_db_failed(call, res, "list certificates"))
         return;
-    int n = cw_db_str(res, 0, "certificate_id") ? PQntuples(res) : 0;
-    json_t *list = json_array(), *out = json_pack("{s:o}", "certificates", list);
-    for (int i = 0; i < n; i++)
-        json_array_append_new(list, ca_json(res, i, false));
-    put_page(out, res, n);
-    cw_api_reply_json(call, 200, out);
+    reply_page(call, res, "certificates", "certificate_id", listed_json);
 }
 
 void list_cas(struct cw_api_call *call, void *self)
 {
-    struct registry *r = self;
-    char offset[24], limit[24];
-    const char *marker = cw_api_query(call, "marker");
-    struct cw_db_array allowed = { 0 }, denied = { 0 };
-    cw_api_spaces(call, &allowed, &denied);
-    const struct cw_db_param p[] = { CW_TEXT(cw_api_query(call, "app_id")),
-                                     CW_TEXT(marker ? marker : "ffffffffffffffffffffffff"),
-                                     cw_db_int(cw_api_query_int(call, "offset", 0), offset),
-                                     cw_db_int(cw_api_query_int(call, "limit", 10), limit),
-                                     cw_api_spaces_param(&allowed),
-                                     cw_db_array_param(&denied) };
-    if (!cw_db_exec(registry_db(r), &stmt_list, CW_ARRAY_LEN(p), p, on_list, call))
-        cw_api_no_db(call);
-    cw_db_array_free(&allowed);
-    cw_db_array_free(&denied);
+    const struct cw_db_param filters[] = { CW_TEXT(cw_api_query(call, "app_id")) };
+    list_of_spaces(self, call, &stmt_list, CW_ARRAY_LEN(filters), filters, on_list);
 }
 
 static bool is_there(struct cw_api_call *call, const PGresult *res)

@@ -43,6 +43,13 @@ struct cw_db *registry_db(const struct registry *r);
 
 /* "page":{count,marker} from column count of any row and record_id of the last. */
 void put_page(json_t *o, const PGresult *res, int shown);
+/* Runs a list: its parameters are the filters, then $n+1 marker, offset, limit, allowed and denied
+ * spaces (api_space.h). n: 4 at most. */
+void list_of_spaces(struct registry *r, struct cw_api_call *call, const struct cw_stmt *stmt,
+                    size_t n, const struct cw_db_param *filters, cw_db_fn *cb);
+/* Answers {name: [rows], page}; there are none where column id of the first is NULL. */
+void reply_page(struct cw_api_call *call, const PGresult *res, const char *name, const char *id,
+                json_t *(*row)(const PGresult *res, int at));
 /* Compact text, from malloc. */
 char *json_text(const json_t *v);
 
