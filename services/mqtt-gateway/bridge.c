@@ -1,10 +1,10 @@
 #include "services/mqtt-gateway/bridge_link.h"
 
 #include <errno.h>
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "libcommon/json.h"
 #include "services/mqtt-gateway/session.h"
 #include "services/mqtt-gateway/takeover.h"
 
@@ -17,7 +17,6 @@
 #define RENEWAL_MAX    4096
 
 struct bridges {
-    struct gateway *gw;
     struct bridge *by_no; /* uthash: those that are let in */
     LIST_HEAD(, ending) endings;
 };
@@ -38,15 +37,6 @@ struct renewal {
     struct bridge *b; /* NULL: gone */
     char *device, *rid, *secret;
 };
-
-static struct bridges *bridges_of(struct gateway *gw)
-{
-    if (!gw->bridges) {
-        gw->bridges = cw_calloc(1, sizeof *gw->bridges);
-        gw->bridges->gw = gw;
-    }
-    return gw->bridges;
-}
 
 /* ---- its end */
 
@@ -93,7 +83,7 @@ static void say_ended(const struct bridge *b)
     e->session_no = b->session_no;
     strcpy(e->id, b->id);
     e->timer = evtimer_new(b->gw->base, tell_end, e);
-    LIST_INSERT_HEAD(&bridges_of(b->gw)->endings, e, link);
+    LIST_INSERT_HEAD(&b->gw->bridges->endings, e, link);
     tell_end(-1, 0, e);
 }
 
@@ -115,7 +105,7 @@ void bridge_gone(struct conn *c)
     c->bridge = NULL;
     links_free(b);
     if (b->session_no) {
-        HASH_DEL(bridges_of(b->gw)->by_no, b);
+        HASH_DEL(b->gw->bridges->by_no, b);
         cw_log(CW_INFO, "bridge_end", "bridge=%s session=%lld", b->id, (long long)b->session_no);
         if (!b->gw->stopping)
             say_ended(b);
@@ -126,13 +116,15 @@ void bridge_gone(struct conn *c)
 bool bridge_close(struct gateway *gw, int64_t session_no, const char *cause)
 {
     struct bridge *b;
-    HASH_FIND(hh, bridges_of(gw)->by_no, &session_no, sizeof session_no, b);
+    HASH_FIND(hh, gw->bridges->by_no, &session_no, sizeof session_no, b);
     if (b)
         conn_dismiss(b->conn, cause, conn_reason(cause), NULL);
     return b != NULL;
 }
 
-void bridges_free(struct gateway *gw)
+void bridges_open(struct gateway *gw) { gw->bridges = cw_calloc(1, sizeof *gw->bridges); }
+
+void bridges_close(struct gateway *gw)
 {
     for (struct ending *e; gw->bridges && (e = LIST_FIRST(&gw->bridges->endings));)
         ending_free(e); /* NOLINT: the analyzer does not see that it leaves the list */
@@ -148,7 +140,7 @@ static void let_in(struct bridge *b, const Causeway__SessionOpened *opened)
     int64_t third_ms = gw->set.keep_alive_max_ms / 3;
     const struct timeval period = { third_ms / 1000, third_ms % 1000 * 1000 };
     b->session_no = opened->session_no;
-    HASH_ADD(hh, bridges_of(gw)->by_no, session_no, sizeof b->session_no, b);
+    HASH_ADD(hh, gw->bridges->by_no, session_no, sizeof b->session_no, b);
     if (strcmp(opened->old_gateway, cw_app_instance(gw->app)) == 0)
         bridge_close(gw, opened->old_session_no, "takeover");
     else if (*opened->old_gateway)
@@ -278,9 +270,9 @@ static void on_renewed(int rc, const struct cw_bus_msg *msg, void *arg)
 static void renew(struct bridge *b, struct text device, struct text rid,
                   const struct packet_publish *p)
 {
-    json_t *said = p->len <= RENEWAL_MAX ? json_loadb(p->payload, p->len, 0, NULL) : NULL;
-    const char *old = json_string_value(json_object_get(said, "old_secret")),
-               *new = json_string_value(json_object_get(said, "new_secret"));
+    struct cw_json_error wrong;
+    json_t *said = p->len <= RENEWAL_MAX ? cw_json_parse(p->payload, p->len, &wrong) : NULL;
+    const char *old = cw_json_text(said, "old_secret"), *new = cw_json_text(said, "new_secret");
     struct link *l = link_find(b, device);
     Causeway__BridgeSecret m = CAUSEWAY__BRIDGE_SECRET__INIT;
     uint8_t packed[512];

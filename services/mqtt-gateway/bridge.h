@@ -18,5 +18,7 @@ void bridge_handle(struct conn *c, struct packet *p);
 void bridge_gone(struct conn *c);
 /* Somebody wants this session of a bridge closed. False: it is not here. */
 bool bridge_close(struct gateway *gw, int64_t session_no, const char *cause);
+/* Before the first connection. */
+void bridges_open(struct gateway *gw);
 /* At the end of the process, after the connections: what the registry was not told it finds out. */
-void bridges_free(struct gateway *gw);
+void bridges_close(struct gateway *gw);

@@ -1,12 +1,13 @@
 #include "services/mqtt-gateway/bridge_link.h"
 
 #include <errno.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include "libcommon/json.h"
 
 #define LOGIN_MAX   4096
 #define READ_BYTES  8192
@@ -379,9 +380,9 @@ void link_login(struct bridge *b, struct text device, struct text rid,
                 const struct packet_publish *p)
 {
     char client[DEVICE_ID_MAX + 64];
-    json_t *said = p->len <= LOGIN_MAX ? json_loadb(p->payload, p->len, 0, NULL) : NULL;
-    const char *stamp = json_string_value(json_object_get(said, "timestamp")),
-               *password = json_string_value(json_object_get(said, "password"));
+    struct cw_json_error wrong;
+    json_t *said = p->len <= LOGIN_MAX ? cw_json_parse(p->payload, p->len, &wrong) : NULL;
+    const char *stamp = cw_json_text(said, "timestamp"), *password = cw_json_text(said, "password");
     json_int_t sign = json_integer_value(json_object_get(said, "sign_type"));
     struct link *l = link_find(b, device);
     if (l)

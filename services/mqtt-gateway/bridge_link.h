@@ -15,7 +15,7 @@ struct down;
 struct bridge {
     UT_hash_handle hh;
     struct gateway *gw;
-    struct conn *conn;              /* NULL while the registry is asked: it has gone */
+    struct conn *conn;
     struct cw_bus_request *request; /* the login's */
     struct link *links;             /* uthash, by device id */
     struct down *downs;             /* uthash, by packet id: sent to the bridge, not acknowledged */

@@ -128,6 +128,7 @@ void conn_await(struct conn *c);
 void conn_accept(struct conn *c, struct session *s, bool present);
 /* CONNACK code (of 3.1.1; MQTT 5 has its own for each), then the end. */
 void conn_refuse(struct conn *c, uint8_t code);
+/* CONNACK with a reason of MQTT 5, to a peer that speaks it, then the end. */
 void conn_refuse5(struct conn *c, enum reason reason);
 /* CONNECT was read: what MQTT 5 says in it. */
 void conn_speak(struct conn *c, const struct packet_connect *connect);

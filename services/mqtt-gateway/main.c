@@ -201,6 +201,7 @@ static int gateway_start(struct cw_app *app, void *self)
     auth_open(gw);
     peers_open(gw);
     policies_open(gw);
+    bridges_open(gw);
     downlinks_open(gw);
     return listeners_open(gw);
 }
@@ -214,7 +215,7 @@ static void gateway_stop(void *self)
     if (!gw->app)
         return;
     conns_free(gw);
-    bridges_free(gw);
+    bridges_close(gw);
     cw_log_append_close(&gw->uplink);
     sessions_close(gw);
     takeovers_close(gw);

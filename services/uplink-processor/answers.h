@@ -27,6 +27,7 @@ void answers_shadow(struct answers *a, const struct answer_to *to, int64_t devic
                     const char *device_id, const char *service_id, const char *request_id);
 /* bootstrap/down, if the device has subscribed it: takes payload. */
 void answers_bootstrap(struct answers *a, const struct answer_to *to, json_t *payload);
-/* After the commit: they go. Before it: nothing was said. Empties the list. */
+/* After the commit: they go. Empties the list. */
 void answers_send(struct answers *a, struct uplink *u);
+/* Instead of the commit: nothing was said. Empties the list. */
 void answers_drop(struct answers *a);

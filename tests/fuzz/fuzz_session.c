@@ -115,6 +115,7 @@ static void make_gateway(void)
     auth_open(&gw);
     peers_open(&gw);
     policies_open(&gw);
+    bridges_open(&gw);
     downlinks_open(&gw);
     world_advance(1);
     policies_answer(world_requests, 0);
@@ -124,7 +125,7 @@ static void free_gateway(void)
 {
     gw.stopping = true;
     conns_free(&gw);
-    bridges_free(&gw);
+    bridges_close(&gw);
     cw_log_append_close(&gw.uplink);
     sessions_close(&gw);
     takeovers_close(&gw);
