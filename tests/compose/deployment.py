@@ -15,7 +15,7 @@ from platform_under_test import DAEMONS, free_base  # noqa: E402
 from rest import Api  # noqa: E402
 from waiting import wait_until  # noqa: E402
 
-PORTS = ("MQTT", "MQTTS", "WS", "WSS", "REST", "REST_TLS")
+PORTS = ("MQTT", "MQTTS", "WS", "WSS", "REST", "REST_TLS", "METRICS")
 # One user asks here as fast as it can, and the suite makes more of everything than a person would.
 SETTINGS = {"APPS_MAX": 0, "PRODUCTS_MAX": 0, "POLICIES_MAX": 1000, "BRIDGES_MAX": 10000, "REST_RATE": 1000000}
 
@@ -57,7 +57,7 @@ class Deployment(Addressed):
     # ---- life
 
     def build(self):
-        self.compose("--profile", "tools", "build", "-q", timeout=1800)
+        self.compose("--profile", "tools", "--profile", "metrics", "build", "-q", timeout=1800)
 
     def up(self, **scale):
         words = [w for name, n in scale.items() for w in ("--scale", f"{name.replace('_', '-')}={n}")]
@@ -80,7 +80,7 @@ class Deployment(Addressed):
             return False
 
     def down(self):
-        self.compose("--profile", "tools", "down", "-v", "--timeout", "5")
+        self.compose("--profile", "tools", "--profile", "metrics", "down", "-v", "--timeout", "5")
 
     def logs(self, lines=200):
         return self.compose("logs", "--no-color", "--tail", str(lines), check=False)
@@ -121,7 +121,11 @@ class Deployment(Addressed):
     def gateway_of(self, network):
         return json.loads(self.run("docker", "network", "inspect", f"{self.project}_{network}"))[0]["IPAM"]["Config"][0]["Gateway"]
 
-    def sql(self, text):
-        [c] = self.containers("postgresql")
-        return self.run("docker", "exec", "-u", "postgres", c, "sh", "-c",
-                        'PGPASSWORD=$(cat /tmp/pw 2>/dev/null) psql -h /var/run/postgresql -XqtA -d causeway -c "$0"', text).strip()
+    def reaches(self, container, address, port):
+        """Does a connection from the container's network come about?"""
+        script = f"exec 3<>/dev/tcp/{address}/{port} && echo connected"
+        return "connected" in self.inside(container, "timeout", "3", "bash", "-c", script, check=False)
+
+    def addresses(self, service):
+        networks = self.inspect(self.containers(service)[0])["NetworkSettings"]["Networks"]
+        return {name.removeprefix(f"{self.project}_"): n["IPAddress"] for name, n in networks.items()}

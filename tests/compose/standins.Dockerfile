@@ -15,3 +15,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends haproxy && rm -
 
 FROM debian:bookworm-slim AS mosquitto
 RUN apt-get update && apt-get install -y --no-install-recommends mosquitto && rm -rf /var/lib/apt/lists/*
+
+FROM debian:bookworm-slim AS prometheus
+RUN apt-get update && apt-get install -y --no-install-recommends prometheus && rm -rf /var/lib/apt/lists/* \
+    && mkdir -p /prometheus && chown 65534:65534 /prometheus

@@ -7,6 +7,7 @@ import subprocess
 import time
 
 import pytest
+import requests
 
 from deployment import DAEMONS, ROOT, Deployment, engine
 from under_load import Load, text_of
@@ -19,22 +20,17 @@ SUITE = ["access", "async_commands", "auth_matrix", "bridges", "children", "comm
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory):
+def deployment(request, tmp_path_factory):
     made = Deployment(tmp_path_factory.mktemp("compose"))
     try:
         made.down()  # what an interrupted run has left
         made.build()
         yield made.up()
     finally:
+        if request.session.testsfailed:
+            print(made.logs())
         made.down()
         engine("stop")
-
-
-@pytest.fixture(autouse=True)
-def _logs_of_a_failure(deployment, request):
-    yield
-    if getattr(request.node, "failed", False):
-        print(deployment.logs())
 
 
 def test_the_suite_runs_against_it_unchanged(deployment):
@@ -146,15 +142,32 @@ def test_a_daemon_can_do_little(deployment, service):
 
 
 def test_networks_are_apart(deployment):
-    """From the devices' entry neither PostgreSQL nor NATS can be reached, not even by name."""
-    [entry] = deployment.containers("devices")
-    for host, port in (("postgresql", 5432), ("nats", 4222)):
-        [target] = deployment.containers(host)
-        addresses = [n["IPAddress"] for n in deployment.inspect(target)["NetworkSettings"]["Networks"].values()]
-        for name in (host, *addresses):
-            assert "ok" not in deployment.inside(entry, "timeout", "3", "bash", "-c", f"exec 3<>/dev/tcp/{name}/{port} && echo ok", check=False)
-    [gateway] = deployment.containers("mqtt-gateway")[:1]
-    assert "ok" not in deployment.inside(gateway, "timeout", "3", "bash", "-c", "exec 3<>/dev/tcp/postgresql/5432 && echo ok", check=False)
+    """Each reaches what it needs, by address; nothing else, neither by address nor by name."""
+    entry, gateway, registry = (deployment.containers(s)[0] for s in ("devices", "mqtt-gateway", "device-registry"))
+    postgresql, nats = deployment.addresses("postgresql"), deployment.addresses("nats")
+    assert list(postgresql) == ["db"] and list(nats) == ["bus"], "in one network each"
+    assert deployment.reaches(registry, postgresql["db"], 5432) and deployment.reaches(gateway, nats["bus"], 4222)
+    assert deployment.reaches(entry, deployment.addresses("mqtt-gateway")["entry"], 1883)
+    assert not deployment.reaches(entry, postgresql["db"], 5432) and not deployment.reaches(entry, nats["bus"], 4222)
+    assert not deployment.reaches(gateway, postgresql["db"], 5432)
+
+    def knows(name):
+        return deployment.run("docker", "exec", entry, "getent", "hosts", name, check=False).strip()
+    assert knows("mqtt-gateway") and not knows("postgresql") and not knows("nats")
+
+
+def test_prometheus_finds_every_daemon(deployment):
+    deployment.compose("--profile", "metrics", "up", "-d", "--no-build", "prometheus")
+    url = f"http://127.0.0.1:{deployment.env['CAUSEWAY_METRICS_PORT']}/api/v1/query"
+
+    def up():
+        try:
+            rows = requests.get(url, params={"query": "up == 1"}, timeout=5).json()["data"]["result"]
+        except (OSError, ValueError):
+            return set()
+        return {r["metric"].get("daemon") for r in rows}
+    wait_until(lambda: up() == set(DAEMONS), 90, 0.5, "all daemons are scraped")
+    deployment.compose("--profile", "metrics", "rm", "-fs", "prometheus")
 
 
 def test_the_image(deployment):

@@ -3,8 +3,9 @@ import base64
 import threading
 import time
 
-from deployment import wait_until
+import deployment  # noqa: F401  finds the modules of tests/integration
 from rest import Unexpected
+from waiting import wait_until
 
 
 def text_of(row):
