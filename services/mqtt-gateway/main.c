@@ -232,7 +232,7 @@ int main(int argc, char **argv)
 {
     return cw_service_run(
         &(struct cw_service){ .name = "mqtt-gateway",
-                              .summary = "devices over MQTT 3.1.1 and 5, plain and TLS",
+                              .summary = "devices over MQTT 3.1.1 and 5: TCP, TLS, WebSocket",
                               .options = options,
                               .self = &self,
                               .needs = CW_NEEDS_BUS,
