@@ -187,9 +187,11 @@ docs:
 
 format:
 	clang-format -i $(SOURCES)
+	python3 proto/format_openapi.py proto/openapi.json
 
 format-check:
 	clang-format --dry-run -Werror $(SOURCES)
+	python3 proto/format_openapi.py --check proto/openapi.json
 
 # One run a file: clang-tidy 14 loses track of va_start in the second of several.
 LINTED := $(LIB_SRC) $(wildcard services/*/*.c tests/load/*.c tests/load/swarm/*.c tests/simulator/*.c tests/fuzz/*.c)
