@@ -3,8 +3,8 @@
 
 /* Who may publish and subscribe what, and nobody else anything: nats-server's rights are made of
  * this list (scripts/suite/rights.py). <daemon> is the name of who publishes or subscribes; other
- * words in <> stand for one level of any text. Whoever is asked may answer, and everybody hears
- * what comes below _INBOX.<daemon>.
+ * words in <> stand for one level of any text. Everybody hears what comes below _INBOX.<daemon>;
+ * there the receivers of a request answer its senders.
  *
  * kind: log = appended before its cause is acknowledged; request = answered or timed out; plain = a
  * hint. */

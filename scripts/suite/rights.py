@@ -4,7 +4,6 @@ import re
 from .layout import REPO
 
 PARTITIONS = 64  # at most, whatever CAUSEWAY_PARTITIONS says
-ANSWERS = {"max": 16, "expires": "10m"}  # to who asks: a command may take minutes
 READS = ("CONSUMER.CREATE.{stream}.*", "CONSUMER.MSG.NEXT.{stream}.*")
 LOOKS = ("STREAM.INFO.{stream}", "STREAM.CREATE.{stream}", "DIRECT.GET.{stream}")
 TRIMS = ("STREAM.PURGE.{stream}",)
@@ -33,13 +32,20 @@ def of_logs(name, text):
     return publish
 
 
+def inbox(name):
+    return f"_INBOX.{name[:20]}.>"
+
+
 def permissions(name):
+    """Answers go to the inboxes of who asks. Not by "allow_responses": nats-server remembers the reply subject of each message
+    that it delivers, those of the logs included, and goes through all of them with each further one."""
     text = (REPO / "proto" / "subjects.h").read_text()
-    publish, subscribe = [], [f"_INBOX.{name[:20]}.>"]
-    for _, (pattern, _, senders, receivers) in rows("CW_SUBJECTS", text):
+    publish, subscribe, askers = [], [inbox(name)], set()
+    for _, (pattern, kind, senders, receivers) in rows("CW_SUBJECTS", text):
         if name in senders.split():
             publish.append(spell(pattern, name))
         if name in receivers.split():
             subscribe.append(spell(pattern, name))
-    return {"publish": {"allow": publish + of_logs(name, text)}, "subscribe": {"allow": subscribe},
-            "allow_responses": ANSWERS}
+            askers |= set(senders.split()) if kind == "request" else set()
+    publish += sorted(map(inbox, askers)) + of_logs(name, text)
+    return {"publish": {"allow": publish}, "subscribe": {"allow": subscribe}}

@@ -70,6 +70,19 @@ def test_nobody_may_what_nobody_needs(user):
     assert [d for d in others if nats.may_subscribe(f"_INBOX.{d}.x")] == [], "answers are for who asked"
 
 
+ANSWERS_TO = {  # who is asked by whom: proto/subjects.h
+    "identity": {"rest-gateway"}, "device-registry": {"rest-gateway", "mqtt-gateway", "device-registry"},
+    "uplink-processor": {"rest-gateway"}, "command-dispatcher": {"rest-gateway"}, "rule-engine": {"rest-gateway"},
+    "mqtt-gateway": {"command-dispatcher", "device-registry", "uplink-processor", "mqtt-gateway"},
+}
+
+
+def test_answers_go_to_who_asks(user):
+    """Stated one by one: nats-server's own way of it slows it down with each message of the logs (scripts/suite/rights.py)."""
+    nats, name = user
+    assert {d for d in DAEMONS if nats.may_publish(f"_INBOX.{d[:20]}.x")} == ANSWERS_TO.get(name, set())
+
+
 WHO_MAY = {  # of those that touch what a person owns
     "api.registry.DeleteDevice": {"rest-gateway", "device-registry"}, "api.command.CreateCommand": {"rest-gateway"},
     "api.identity.ShowAccessKey": {"rest-gateway"}, "api.registry.open_sessions": {"rest-gateway", "mqtt-gateway", "device-registry"},
