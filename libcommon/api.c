@@ -169,6 +169,13 @@ static bool dispatch_raw(struct server *s, const struct cw_bus_msg *msg)
     return false;
 }
 
+/* Rights are given by subject: the operation inside must not be another one. */
+static bool is_what_it_says(const struct cw_bus_msg *msg, const Causeway__ApiRequest *request)
+{
+    const char *operation = msg->subject ? strrchr(msg->subject, '.') : NULL;
+    return operation && strcmp(operation + 1, request->operation) == 0;
+}
+
 static struct server *server_of(const char *service)
 {
     struct server *s = servers;
@@ -207,6 +214,11 @@ static void on_request(const struct cw_bus_msg *msg, void *arg)
     }
     if (request->deadline_ms <= cw_now_ms()) { /* nobody waits for it any more */
         cw_metric_add(s->late, 1);
+        causeway__api_request__free_unpacked(request, NULL);
+        return;
+    }
+    if (!is_what_it_says(msg, request)) {
+        cw_log(CW_WARN, "api_mismatch", "subject=%s", msg->subject ? msg->subject : "-");
         causeway__api_request__free_unpacked(request, NULL);
         return;
     }

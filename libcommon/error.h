@@ -162,6 +162,31 @@
       "List the certificates of the space.")                                                       \
     X(CERT_QUOTA, "014393", 403, "Operation not allowed.",                                         \
       "The number of certificates is reached.", "Delete certificates.")                            \
+    X(CA_PROVISIONS, "014395", 403, "Operation not allowed.",                                      \
+      "Another space registers devices by this CA already.",                                       \
+      "Set provision_enable to false there first.")                                                \
+    X(NO_OCSP, "014396", 400, "Invalid input.", "OCSP is not offered.",                            \
+      "Leave the OCSP fields out; revoke a device's certificate by status INACTIVE.")              \
+    X(NO_TEMPLATE, "036900", 404, "The template does not exist.",                                  \
+      "No template has this template_id.", "List the provisioning templates.")                     \
+    X(TEMPLATE_BAD, "036901", 400, "Invalid input.",                                               \
+      "The template body contradicts itself; the text names the field.", "Correct that field.")    \
+    X(TEMPLATE_QUOTA, "036902", 403, "Operation not allowed.",                                     \
+      "CAUSEWAY_TEMPLATES_MAX is reached.", "Delete templates, or raise the limit.")               \
+    X(TEMPLATE_TAKEN, "036903", 400, "Invalid input.", "Another template has this template_name.", \
+      "Choose another name.")                                                                      \
+    X(TEMPLATE_IN_USE, "036904", 403, "Operation not allowed.", "A CA is bound to the template.",  \
+      "Unbind it: update the CA with template_id null.")                                           \
+    X(NO_SCOPE, "036910", 404, "The registration group does not exist.",                           \
+      "No registration group has this scope_id.", "List the registration groups.")                 \
+    X(SCOPE_QUOTA, "036911", 403, "Operation not allowed.",                                        \
+      "CAUSEWAY_REGISTRATION_GROUPS_MAX is reached.", "Delete groups, or raise the limit.")        \
+    X(NO_STRATEGY, "036920", 404, "The bootstrap strategy does not exist.",                        \
+      "No bootstrap strategy has this strategy_id.", "List the bootstrap strategies.")             \
+    X(STRATEGY_TAKEN, "036921", 400, "Invalid input.",                                             \
+      "The space has a bootstrap strategy for this keyword.", "Change that one.")                  \
+    X(STRATEGY_QUOTA, "036922", 403, "Operation not allowed.",                                     \
+      "CAUSEWAY_STRATEGIES_MAX is reached.", "Delete strategies, or raise the limit.")             \
     X(NO_POLICY, "035900", 404, "The policy does not exist.", "No policy has this policy_id.",     \
       "List the policies.")                                                                        \
     X(POLICY_BAD, "035901", 400, "Invalid input.",                                                 \

@@ -19,6 +19,9 @@
     X(LOGIN, "api.registry.open_sessions", "request", "mqtt-gateway", "device-registry")           \
     X(KEEP, "api.registry.keep_session", "request", "mqtt-gateway", "device-registry")             \
     X(POLICIES, "api.registry.policies", "request", "mqtt-gateway", "device-registry")             \
+    X(PROVISION, "api.registry.provision", "request", "mqtt-gateway", "device-registry")           \
+    X(REFUSED, "api.registry.refused", "plain", "mqtt-gateway", "device-registry")                 \
+    X(AUDIT, "api.identity.WriteAudit", "request", "device-registry", "identity")                  \
     X(BRIDGE, "api.registry.open_bridge", "request", "mqtt-gateway", "device-registry")            \
     X(BRIDGE_END, "api.registry.close_bridge", "request", "mqtt-gateway", "device-registry")       \
     X(BRIDGE_SECRET, "api.registry.bridge_secret", "request", "mqtt-gateway", "device-registry")   \

@@ -24,6 +24,29 @@ void put_page(json_t *o, const PGresult *res, int shown)
     json_object_set_new(o, "page", page);
 }
 
+void put_counted_page(json_t *o, const PGresult *res, int shown)
+{
+    put_page(o, res, shown);
+    json_t *page = json_object_get(o, "page");
+    if (json_integer_value(json_object_get(page, "count")) <= COUNTED_MAX)
+        return;
+    json_object_set_new(page, "count", json_integer(COUNTED_MAX));
+    json_object_set_new(page, "count_exact", json_false());
+}
+
+void put_expiry_warning(json_t *o, int64_t expires_ms, const char *todo)
+{
+    char when[CW_TIME_LEN];
+    int64_t left_ms = expires_ms - cw_now_ms();
+    if (left_ms > EXPIRY_WARNING_MS)
+        return;
+    cw_time_basic(when, expires_ms);
+    json_object_set_new(o, "expiry_warning",
+                        left_ms > 0 ? json_sprintf("It ends in %d days, at %s: %s.",
+                                                   (int)(left_ms / 86400000), when, todo)
+                                    : json_sprintf("It has ended at %s: %s.", when, todo));
+}
+
 void list_of_spaces(struct registry *r, struct cw_api_call *call, const struct cw_stmt *stmt,
                     size_t n, const struct cw_db_param *filters, cw_db_fn *cb)
 {

@@ -44,12 +44,7 @@ struct opening {
 
 static void reply_opened(struct opening *o, Causeway__SessionOpened *result)
 {
-    Causeway__SessionOpenReply out = CAUSEWAY__SESSION_OPEN_REPLY__INIT;
-    uint8_t packed[1024];
-    out.results = &result;
-    out.n_results = 1;
-    cw_bus_publish(cw_app_bus(o->r->app), o->reply_to, NULL, packed,
-                   causeway__session_open_reply__pack(&out, packed));
+    session_answer(o->r, o->reply_to, result);
     cw_app_in_flight(o->r->app, -1);
     causeway__session_open_batch__free_unpacked(o->request, NULL);
     free(o->sealed);

@@ -8,8 +8,27 @@
 
 #define COLUMNS                                                                                    \
     "c.certificate_id, c.certificate_id AS record_id, c.app_id, c.cn_name, c.owner, c.status,"     \
-    " c.verify_code, c.content, " SQL_BASIC_TIME("c.created") " AS create_date, " SQL_BASIC_TIME(  \
-        "c.effective") " AS effective_date, " SQL_BASIC_TIME("c.expiry") " AS expiry_date"
+    " c.verify_code, c.content, c.provision_enable, c.template_id,"                                \
+    " (extract(epoch FROM c.expiry) * 1000)::bigint AS expires_ms, " SQL_BASIC_TIME(               \
+        "c.created") " AS create_date, " SQL_BASIC_TIME("c.effective") " AS "                      \
+                                                                       "effective_date,"           \
+                                                                       " " SQL_BASIC_TIME("c."     \
+                                                                                          "expir"  \
+                                                                                          "y") " " \
+                                                                                               "A" \
+                                                                                               "S" \
+                                                                                               " " \
+                                                                                               "e" \
+                                                                                               "x" \
+                                                                                               "p" \
+                                                                                               "i" \
+                                                                                               "r" \
+                                                                                               "y" \
+                                                                                               "_" \
+                                                                                               "d" \
+                                                                                               "a" \
+                                                                                               "t" \
+                                                                                               "e"
 
 static const struct cw_stmt stmt_add = {
     "cas_add",
@@ -45,6 +64,14 @@ static const struct cw_stmt stmt_verified = {
     " AND verify_code = $2 RETURNING 1"
 };
 
+static const struct cw_stmt stmt_update = {
+    "cas_update",
+    "UPDATE registry.ca_certificate c SET"
+    " provision_enable = COALESCE($2::boolean, c.provision_enable),"
+    " template_id = CASE WHEN $3::boolean THEN $4 ELSE c.template_id END, project_id = $5"
+    " WHERE c.certificate_id = lower($1) RETURNING " COLUMNS
+};
+
 struct asking {
     struct registry *r;
     struct cw_api_call *call;
@@ -60,13 +87,14 @@ static struct asking *asking_new(struct registry *r, struct cw_api_call *call)
 static json_t *ca_json(const PGresult *res, int row, bool whole)
 {
     static const char *const texts[] = { "certificate_id", "cn_name",     "owner",
-                                         "verify_code",    "create_date", "effective_date",
-                                         "expiry_date" };
-    json_t *o =
-        json_pack("{s:b, s:b, s:b}", "provision_enable", 0, "ocsp_enable", 0, "ocsp_ssl_enable", 0);
+                                         "verify_code",    "template_id", "create_date",
+                                         "effective_date", "expiry_date" };
+    json_t *o = json_pack("{s:b, s:b}", "ocsp_enable", 0, "ocsp_ssl_enable", 0);
     for (size_t i = 0; i < CW_ARRAY_LEN(texts); i++)
         cw_row_text(o, texts[i], res, row, texts[i]);
     cw_row_bool(o, "status", res, row, "status");
+    cw_row_bool(o, "provision_enable", res, row, "provision_enable");
+    put_expiry_warning(o, cw_db_i64(res, row, "expires_ms", 0), "upload and verify its successor");
     if (whole) {
         cw_row_text(o, "name", res, row, "cn_name");
         cw_row_text(o, "content", res, row, "content");
@@ -78,7 +106,9 @@ static json_t *ca_json(const PGresult *res, int row, bool whole)
 
 static void on_added(PGresult *res, void *arg)
 {
-    struct cw_api_call *call = arg;
+    struct registry *r = ((struct asking *)arg)->r;
+    struct cw_api_call *call = ((struct asking *)arg)->call;
+    free(arg);
     if (cw_db_broke(res, "ca_certificate_once"))
         cw_api_fail(call, CW_E_CA_TAKEN, "content: a certificate with this fingerprint.");
     else if (cw_api_db_failed(call, res, "keep a certificate"))
@@ -88,8 +118,10 @@ static void on_added(PGresult *res, void *arg)
     else if (!cw_db_str(res, 0, "certificate_id"))
         cw_api_fail(call, CW_E_CERT_QUOTA,
                     "There are as many certificates as CAUSEWAY_CAS_MAX allows.");
-    else
+    else {
+        trust_changed(r); /* a device that it issued is told that it is not verified */
         cw_api_reply_json(call, 201, ca_json(res, 0, false));
+    }
 }
 
 void add_ca(struct cw_api_call *call, void *self)
@@ -113,8 +145,11 @@ void add_ca(struct cw_api_call *call, void *self)
                                      cw_db_int(ca.begins_ms, begins),
                                      cw_db_int(ca.expires_ms, expires),
                                      cw_db_int(r->cas_max, max) };
-    if (!cw_db_exec(registry_db(r), &stmt_add, CW_ARRAY_LEN(p), p, on_added, call))
+    struct asking *a = asking_new(r, call);
+    if (!cw_db_exec(registry_db(r), &stmt_add, CW_ARRAY_LEN(p), p, on_added, a)) {
         cw_api_no_db(call);
+        free(a);
+    }
     ca_pem_free(&ca);
 }
 
@@ -175,6 +210,55 @@ void delete_ca(struct cw_api_call *call, void *self)
     struct asking *a = asking_new(self, call);
     if (cw_db_exec(registry_db(self), &stmt_delete, 1,
                    &CW_TEXT(cw_api_path(call, "certificate_id")), on_changed, a))
+        return;
+    free(a);
+    cw_api_no_db(call);
+}
+
+/* ---- change: which template registers devices by it */
+
+static void on_updated(PGresult *res, void *arg)
+{
+    struct asking a = *(struct asking *)arg;
+    free(arg);
+    if (cw_db_broke(res, "ca_template"))
+        cw_api_fail(a.call, CW_E_NO_TEMPLATE, "template_id \"%s\".",
+                    cw_body_text(cw_api_body(a.call), "template_id"));
+    else if (cw_db_broke(res, "ca_provisions_once"))
+        cw_api_fail(a.call, CW_E_CA_PROVISIONS, "provision_enable.");
+    else if (is_there(a.call, res)) {
+        trust_changed(a.r);
+        cw_api_reply_json(a.call, 200, ca_json(res, 0, true));
+    }
+}
+
+/* The name of a field that wants OCSP, or NULL. */
+static const char *wants_ocsp(const json_t *body)
+{
+    static const char *const switches[] = { "ocsp_enable", "ocsp_ssl_enable" };
+    for (size_t i = 0; i < CW_ARRAY_LEN(switches); i++)
+        if (json_is_true(json_object_get(body, switches[i])))
+            return switches[i];
+    return cw_body_text(body, "ocsp_server_ca_id") ? "ocsp_server_ca_id" : NULL;
+}
+
+void update_ca(struct cw_api_call *call, void *self)
+{
+    const json_t *body = cw_api_body(call), *enable = json_object_get(body, "provision_enable");
+    const char *ocsp = wants_ocsp(body);
+    if (ocsp) {
+        cw_api_fail(call, CW_E_NO_OCSP, "%s.", ocsp);
+        return;
+    }
+    const struct cw_db_param p[] = { CW_TEXT(cw_api_path(call, "certificate_id")),
+                                     CW_TEXT(!json_is_boolean(enable) ? NULL
+                                             : json_is_true(enable)   ? "t"
+                                                                      : "f"),
+                                     CW_TEXT(json_object_get(body, "template_id") ? "t" : "f"),
+                                     CW_TEXT(cw_body_text(body, "template_id")),
+                                     CW_TEXT(cw_api_request(call)->project_id) };
+    struct asking *a = asking_new(self, call);
+    if (cw_db_exec(registry_db(self), &stmt_update, CW_ARRAY_LEN(p), p, on_updated, a))
         return;
     free(a);
     cw_api_no_db(call);

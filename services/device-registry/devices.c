@@ -77,21 +77,28 @@ static const struct cw_stmt stmt_new = {
     " LEFT JOIN registry.device g ON g.device_id = $3"
     " WHERE CASE WHEN $2::text IS NULL THEN a.default_app ELSE a.app_id = $2 END"
 };
-static const struct cw_stmt stmt_insert = {
-    "devices_insert",
-    "WITH g AS (SELECT device_key FROM registry.device WHERE device_key = $12::bigint"
-    "  AND root_id = $13 AND depth = $14::int - 1 FOR KEY SHARE),"
-    " d AS (INSERT INTO registry.device (device_key, record_id, device_id, node_id,"
-    "  unique_node_id, device_name, description, extension_info, initial_desired, app_id,"
-    "  product_key, parent_key, root_id, depth, partition, auth_type, secret, fingerprint,"
-    "  secure_access, timeout_s, created, updated) SELECT $1::bigint, $2, $3, $4, $5, $6, $7,"
-    "  $8::jsonb, $9::jsonb, $10, $11::bigint, $12::bigint, $13, $14::int, $15::int, $16, $17, $18,"
-    "  $19::boolean, $20::int, " SQL_TIME("$21") ", " SQL_TIME(
-        "$21") " WHERE $12::bigint IS NULL OR EXISTS (SELECT FROM g)"
-               "  RETURNING device_key, partition)"
-               " INSERT INTO registry.outbox (partition, event) SELECT "
-               "partition, $22::bytea FROM d"
+#define INSERT(bind)                                                                               \
+    "WITH g AS (SELECT device_key FROM registry.device WHERE device_key = $12::bigint"             \
+    "  AND root_id = $13 AND depth = $14::int - 1 FOR KEY SHARE),"                                 \
+    " d AS (INSERT INTO registry.device (device_key, record_id, device_id, node_id,"               \
+    "  unique_node_id, device_name, description, extension_info, initial_desired, app_id,"         \
+    "  product_key, parent_key, root_id, depth, partition, auth_type, secret, fingerprint,"        \
+    "  secure_access, timeout_s, created, updated) SELECT $1::bigint, $2, $3, $4, $5, $6, $7,"     \
+    "  $8::jsonb, $9::jsonb, $10, $11::bigint, $12::bigint, $13, $14::int, $15::int, $16, $17,"    \
+    "  $18, $19::boolean, $20::int, " SQL_TIME("$21") ", " SQL_TIME(                               \
+        "$21") "  WHERE $12::bigint IS NULL OR EXISTS (SELECT FROM g) RETURNING device_key, "      \
+               "device_id,"                                                                        \
+               "  app_id, partition)" bind " INSERT INTO registry.outbox (partition, event) "      \
+               "SELECT partition, $22::bytea FROM d"                                               \
                " RETURNING id"
+static const struct cw_stmt stmt_insert = { "devices_insert", INSERT("") };
+/* With device policies: it is never without them. */
+static const struct cw_stmt stmt_insert_bound = {
+    "devices_insert_bound",
+    INSERT(", b AS (INSERT INTO registry.policy_target (policy_id, target_type, target_id,"
+           "  device_key) SELECT q.policy_id, 'device', d.device_id, d.device_key FROM d"
+           "  JOIN registry.device_policy q ON q.app_id = d.app_id"
+           "  AND q.policy_id = ANY(string_to_array(lower($23), ',')))")
 };
 
 struct adding {
@@ -99,7 +106,7 @@ struct adding {
     struct cw_api_call *call;
     json_t *device; /* as it will be answered */
     int64_t device_key, product_key;
-    char secret[36];
+    char secret[68];                  /* of a registration group: a digest in hex */
     const char *parent_key, *root_id; /* borrowed from the lookup while it is looked at */
     int64_t depth;
     bool coap, node_taken;
@@ -203,6 +210,8 @@ static bool insert(struct adding *w, json_t *body, int64_t now_ms)
 {
     char context[64], key[24], product[24], depth[24], part[24], timeout[24], now[24];
     const json_t *o = w->device, *auth = json_object_get(o, "auth_info");
+    /* of a template; nothing that comes over REST has it in its path */
+    const char *policies = cw_api_path(w->call, "policy_ids");
     char *extension = text_of(json_object_get(body, "extension_info")),
          *desired = text_of(w->desired),
          *sealed = *w->secret ? cw_seal(w->r->seal_key, seal_context(context, w->device_key, false),
@@ -232,8 +241,10 @@ static bool insert(struct adding *w, json_t *body, int64_t now_ms)
         cw_db_int(json_integer_value(json_object_get(auth, "timeout")), timeout),
         cw_db_int(now_ms, now),
         CW_BIN(event.data, event.len),
+        CW_TEXT(policies),
     };
-    bool sent = cw_db_exec(registry_db(w->r), &stmt_insert, 22, p, on_inserted, w) != NULL;
+    bool sent = cw_db_exec(registry_db(w->r), *policies ? &stmt_insert_bound : &stmt_insert,
+                           *policies ? 23 : 22, p, on_inserted, w) != NULL;
     free(extension);
     free(desired);
     free(sealed);

@@ -7,10 +7,15 @@
 #include "libcommon/log_read.h"
 #include "proto/subjects.h"
 #include "services/device-registry/bridges.h"
+#include "services/device-registry/device_certs.h"
 #include "services/device-registry/kept.h"
 #include "services/device-registry/policies.h"
+#include "services/device-registry/provision.h"
+#include "services/device-registry/refusals.h"
+#include "services/device-registry/scopes.h"
+#include "services/device-registry/strategies.h"
 #include "services/device-registry/subdevices.h"
-#include "services/device-registry/trust.h"
+#include "services/device-registry/templates.h"
 
 #define AT(f) offsetof(struct registry, f)
 
@@ -25,6 +30,15 @@ static const struct cw_option options[] = {
     { "POLICIES_MAX", CW_OPT_INT, "50", 1, 1000, AT(policies_max),
       "device policies, besides the one that each space begins with" },
     { "BRIDGES_MAX", CW_OPT_INT, "20", 1, 10000, AT(bridges_max), "bridges" },
+    { "DEVICE_CERTS_MAX", CW_OPT_INT, "0", 0, INT32_MAX, AT(device_certs_max),
+      "certificates of devices that are kept; 0: 1.5 times DEVICES_MAX" },
+    { "TEMPLATES_MAX", CW_OPT_INT, "10", 1, 10000, AT(templates_max), "provisioning templates" },
+    { "REGISTRATION_GROUPS_MAX", CW_OPT_INT, "100", 1, 10000, AT(scopes_max),
+      "registration groups" },
+    { "STRATEGIES_MAX", CW_OPT_INT, "100", 1, 10000, AT(strategies_max),
+      "bootstrap strategies of one space" },
+    { "PROVISION_RATE", CW_OPT_INT, "50", 1, 100000, AT(provision_rate),
+      "logins a second of devices that register themselves; excess is to come again" },
     { "SECRETS_CACHED", CW_OPT_INT, "20000", 16, 10000000, AT(secrets_max),
       "opened secrets kept in memory" },
     { "GATEWAY_LOST", CW_OPT_MS, "5s", 1000, 600000, AT(lost_ms),
@@ -53,6 +67,29 @@ static const struct cw_api_op operations[] = {
     { "ShowCertificate", show_ca },
     { "DeleteCertificate", delete_ca },
     { "CheckCertificate", check_ca },
+    { "UpdateCertificate", update_ca },
+    { "ListDeviceCertificate", list_device_certs },
+    { "ShowDeviceCertificate", show_device_cert },
+    { "UpdateDeviceCertificate", update_device_cert },
+    { "DeleteDeviceCertificate", delete_device_cert },
+    { "ListDeviceByDeviceCertificate", list_devices_of_cert },
+    { "ListProvisioningTemplates", list_templates },
+    { "CreateProvisioningTemplate", create_template },
+    { "ShowProvisioningTemplate", show_template },
+    { "UpdateProvisioningTemplate", update_template },
+    { "DeleteProvisioningTemplate", delete_template },
+    { "CreateRegistrationGroup", create_scope },
+    { "ListRegistrationGroups", list_scopes },
+    { "ShowRegistrationGroup", show_scope },
+    { "UpdateRegistrationGroup", update_scope },
+    { "DeleteRegistrationGroup", delete_scope },
+    { "ResetRegistrationGroupSecret", reset_scope_secret },
+    { "CreateBootstrapStrategy", create_strategy },
+    { "ListBootstrapStrategies", list_strategies },
+    { "ShowBootstrapStrategy", show_strategy },
+    { "UpdateBootstrapStrategy", update_strategy },
+    { "DeleteBootstrapStrategy", delete_strategy },
+    { "ListRefusedConnections", list_refused },
     { "ListDevicePolicies", list_policies },
     { "CreateDevicePolicy", create_policy },
     { "ShowDevicePolicy", show_policy },
@@ -93,6 +130,17 @@ static const struct cw_space_rule spaces[] = {
       { "space_of_ca",
         "SELECT app_id FROM registry.ca_certificate WHERE certificate_id = lower($1)" },
       { "path:certificate_id" } },
+    { "devicecert",
+      { "space_of_device_certificate",
+        "SELECT app_id FROM registry.device_certificate WHERE certificate_id = lower($1)" },
+      { "path:certificate_id" } },
+    { "scope",
+      { "space_of_scope", "SELECT app_id FROM registry.registration_group WHERE scope_id = $1" },
+      { "path:scope_id" } },
+    { "strategy",
+      { "space_of_strategy",
+        "SELECT app_id FROM registry.bootstrap_strategy WHERE strategy_id = $1" },
+      { "path:strategy_id" } },
     { "policy",
       { "space_of_policy",
         "SELECT app_id FROM registry.device_policy WHERE policy_id = lower($1)" },
@@ -152,6 +200,8 @@ static int start(struct cw_app *app, void *self)
     cw_api_serve(app, "registry", operations, r);
     cw_api_space_rules("registry", spaces);
     cw_api_serve_raw("registry", "open_sessions", sessions_open, r);
+    cw_api_serve_raw("registry", "provision", provision_open, r);
+    cw_api_serve_raw("registry", "refused", refusals_tell, r);
     cw_api_serve_raw("registry", "keep_session", sessions_keep, r);
     cw_api_serve_raw("registry", "policies", policies_tell, r);
     cw_api_serve_raw("registry", "open_bridge", bridges_open, r);
@@ -182,6 +232,7 @@ static void stop(void *self)
     subdevices_close(&r->subdevices);
     cw_log_append_close(&r->uplink);
     cw_log_reader_close(&r->events);
+    refusals_stop(r);
     trust_close(&r->trust);
     cw_db_close(&r->logins);
     for (size_t i = 1; i < CALL_CONNECTIONS; i++) /* the first is the skeleton's */
@@ -199,7 +250,7 @@ int main(int argc, char **argv)
                               .options = options,
                               .self = &self,
                               .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
-                              .schema_version = 21,
+                              .schema_version = 25,
                               .start = start,
                               .drain = drain,
                               .stop = stop },

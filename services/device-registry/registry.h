@@ -30,7 +30,7 @@ struct registry {
     struct cw_log_reader *events;
     uint8_t seal_key[32];
     int64_t apps_max, products_max, devices_max, children_max, secrets_max, cas_max, policies_max,
-        bridges_max;
+        bridges_max, device_certs_max, templates_max, scopes_max, strategies_max, provision_rate;
     int64_t lost_ms;  /* silence after which a gateway is taken for gone */
     int64_t close_ms; /* longest wait for a gateway that is to cut a session */
 };
@@ -50,6 +50,11 @@ void list_of_spaces(struct registry *r, struct cw_api_call *call, const struct c
 /* Answers {name: [rows], page}; there are none where column id of the first is NULL. */
 void reply_page(struct cw_api_call *call, const PGresult *res, const char *name, const char *id,
                 json_t *(*row)(const PGresult *res, int at));
+/* For lists whose statement counts to COUNTED_MAX + 1: from there on the count is not exact. */
+#define COUNTED_MAX 10000
+void put_counted_page(json_t *o, const PGresult *res, int shown);
+/* "expiry_warning" of a certificate that ends within 30 days; todo: what somebody should do. */
+void put_expiry_warning(json_t *o, int64_t expires_ms, const char *todo);
 /* Compact text, from malloc. */
 char *json_text(const json_t *v);
 
@@ -165,6 +170,8 @@ void show_ca(struct cw_api_call *call, void *self);
 void delete_ca(struct cw_api_call *call, void *self);
 /* CheckCertificate: a certificate with the verify_code as common name, signed by the CA. */
 void check_ca(struct cw_api_call *call, void *self);
+/* Whether devices register themselves by it, and as which template says; OCSP is refused. */
+void update_ca(struct cw_api_call *call, void *self);
 
 /* ---- close.c */
 
@@ -202,10 +209,12 @@ struct login_device {
     const struct trust_verdict *certificate;
     const char *fingerprint, *secondary_fingerprint; /* NULL: none yet */
 };
+#define LOGIN_REASON_LEN  320
+#define EXPIRY_WARNING_MS (INT64_C(30) * 86400000) /* before the end of a certificate */
 struct login_refusal {
     unsigned connack; /* 0: accepted */
     const char *code, *next_step;
-    char reason[200];
+    char reason[LOGIN_REASON_LEN];
 };
 /* trust.c: what a certificate is, for a device that is registered with one; else NULL.
  * device NULL: unknown; deleted: when a device of this id was deleted (text), or NULL. */
@@ -215,6 +224,12 @@ void login_check(struct login_refusal *out, const Causeway__SessionOpen *open,
 /* ---- sessions.c */
 
 void sessions_open(const struct cw_bus_msg *msg, void *self); /* api.registry.open_sessions */
+/* The same for who was asked whether he registers himself, and is registered now if he could.
+ * Takes request. */
+void sessions_open_final(struct registry *r, Causeway__SessionOpenBatch *request,
+                         const char *reply_to);
+/* The answer to a batch of one. */
+void session_answer(struct registry *r, const char *reply_to, Causeway__SessionOpened *result);
 
 /* ---- gateways.c, events.c */
 

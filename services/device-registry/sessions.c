@@ -5,7 +5,9 @@
 #include <string.h>
 
 #include "libcommon/metrics.h"
+#include "services/device-registry/device_certs.h"
 #include "services/device-registry/kept.h"
+#include "services/device-registry/refusals.h"
 #include "services/device-registry/trust.h"
 
 #define BATCH_MAX 4096
@@ -14,7 +16,7 @@ static const struct cw_stmt stmt_lookup = {
     "sessions_lookup",
     "SELECT d.device_key, d.product_key, d.auth_type, d.secret, d.secondary_secret, d.frozen,"
     " d.secure_access, d.parent_key, d.auth_version, d.app_id,"
-    " d.fingerprint, d.secondary_fingerprint, k.filters,"
+    " d.fingerprint, d.secondary_fingerprint, c.status AS certificate_status, k.filters,"
     " (SELECT string_agg(t.policy_id, '' ORDER BY t.policy_id) FROM registry.policy_target t"
     "  WHERE t.device_key = d.device_key) AS policies, p.product_id,"
     " k.filters IS NOT NULL AND k.expiry_s < 4294967295 AND d.status = 'OFFLINE' AND"
@@ -25,20 +27,22 @@ static const struct cw_stmt stmt_lookup = {
                      "    WHEN t.deleted_by <> '' THEN ' by user ' || t.deleted_by ELSE '' END"
                      "   FROM registry.device_tombstone t WHERE t.device_id = i.id"
                      "   ORDER BY t.deleted DESC LIMIT 1) END AS deleted"
-                     " FROM unnest($1::text[]) WITH ORDINALITY AS i(id, n)"
+                     " FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS i(id, shown, n)"
                      " LEFT JOIN registry.device d ON d.device_id = i.id"
+                     " LEFT JOIN registry.device_certificate c ON c.app_id = d.app_id"
+                     "  AND c.fingerprint = i.shown AND d.auth_type = 'CERTIFICATES'"
                      " LEFT JOIN registry.product p USING (product_key)"
                      " LEFT JOIN registry.kept_session k USING (device_key) ORDER BY i.n"
 };
 /* The lock on the device's row puts logins of one device into one order, so that session numbers
  * grow with time, and makes a login wait for a change of the secret and then find it. */
-#define OPEN(bind)                                                                                 \
-    "WITH ok AS (SELECT d.device_key, d.device_id, d.product_key, d.partition, u.client, u.peer,"  \
-    "  u.fingerprint"                                                                              \
-    "  FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $6::text[])"                \
-    "  AS u(device_key, auth_version, client, peer, fingerprint)"                                  \
+#define OPEN(first, shown, column, unless, bind)                                                   \
+    "WITH " first "ok AS (SELECT d.device_key, d.device_id, d.product_key, d.partition, u.client," \
+    "  u.peer, u.fingerprint"                                                                      \
+    "  FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $6::text[]" shown ")"       \
+    "  AS u(device_key, auth_version, client, peer, fingerprint" column ")"                        \
     "  JOIN registry.device d ON d.device_key = u.device_key AND d.auth_version = u.auth_version"  \
-    "  WHERE NOT d.frozen AND (u.fingerprint IS NULL OR d.fingerprint IS NULL)"                    \
+    "  WHERE NOT d.frozen AND (u.fingerprint IS NULL OR d.fingerprint IS NULL)" unless             \
     "  ORDER BY d.device_key FOR NO KEY UPDATE OF d)," bind                                        \
     " new AS (INSERT INTO registry.session AS s (device_key, session_no, gateway, device_id,"      \
     "  product_key, partition, client, peer) SELECT device_key, nextval('registry.session_no'),"   \
@@ -50,12 +54,18 @@ static const struct cw_stmt stmt_lookup = {
     "  old_gateway = CASE WHEN s.lost IS NULL THEN s.gateway END"                                  \
     "  RETURNING device_key, session_no, old_gateway, old_session_no)"                             \
     " SELECT device_key, session_no, old_gateway, old_session_no FROM new ORDER BY device_key"
-static const struct cw_stmt stmt_open = { "sessions_open", OPEN("") };
+static const struct cw_stmt stmt_open = { "sessions_open", OPEN("", "", "", "", "") };
 /* The first login with a certificate binds the device to it; another one in the same moment finds
- * it bound. */
-static const struct cw_stmt stmt_open_bind = {
-    "sessions_open_bind",
-    OPEN(" bound AS (UPDATE registry.device d SET fingerprint = ok.fingerprint FROM ok"
+ * it bound. The lock on the certificate's record: whoever makes it INACTIVE waits for this and then
+ * sees the session, or is seen. */
+static const struct cw_stmt stmt_open_certificate = {
+    "sessions_open_certificate",
+    OPEN("c AS (SELECT c.app_id, c.fingerprint, c.status FROM registry.device_certificate c"
+         "  WHERE c.fingerprint = ANY($7::text[]) ORDER BY c.certificate_id FOR SHARE), ",
+         ", $7::text[]", ", shown",
+         "  AND NOT EXISTS (SELECT FROM c WHERE c.app_id = d.app_id AND c.fingerprint = u.shown"
+         "   AND c.status = 'INACTIVE')",
+         " bound AS (UPDATE registry.device d SET fingerprint = ok.fingerprint FROM ok"
          "  WHERE d.device_key = ok.device_key AND ok.fingerprint IS NOT NULL),")
 };
 
@@ -64,9 +74,11 @@ struct login {
     struct login_refusal refusal;
     int64_t device_key, product_key, auth_version, session_no, old_session_no;
     char *old_gateway, *app_id, *product_id, *policies;
-    char fingerprint[65]; /* to be bound; "": none */
-    char *kept;           /* subscriptions of a session that is resumed, JSON; NULL: none */
-    bool kept_changes;    /* is kept for kept_s from now on; 0: goes */
+    char shown[65];    /* SHA-256 of the certificate that let it in; "": none */
+    bool binds;        /* the device to it */
+    bool provision;    /* the gateway is to ask whether it registers itself */
+    char *kept;        /* subscriptions of a session that is resumed, JSON; NULL: none */
+    bool kept_changes; /* is kept for kept_s from now on; 0: goes */
     uint32_t kept_s;
     int round; /* the k-th accepted open of its device goes into statement k */
 };
@@ -76,9 +88,11 @@ struct batch {
     char *reply_to;
     Causeway__SessionOpenBatch *request;
     struct login *logins;
+    struct device_certs fresh; /* certificates without a record */
     size_t n;
     int64_t began_ms;
     int waiting; /* statements not answered */
+    bool final;  /* who is not registered does not register itself */
 };
 
 static struct {
@@ -137,6 +151,7 @@ static void reply(struct batch *b)
         rows[i].code = or_empty(l->refusal.code);
         rows[i].reason = l->refusal.reason;
         rows[i].next_step = or_empty(l->refusal.next_step);
+        rows[i].provision = l->provision;
         list[i] = &rows[i];
         cw_metric_add(l->refusal.connack ? stat.refused : stat.opened, 1);
     }
@@ -241,30 +256,32 @@ static struct opening *collect(struct batch *b, int round)
 static bool open_round(struct batch *b, int round)
 {
     struct cw_db_array key = { 0 }, version = { 0 }, client = { 0 }, peer = { 0 },
-                       fingerprint = { 0 };
-    bool binds = false;
+                       fingerprint = { 0 }, shown = { 0 };
+    bool certificates = false;
     struct opening *o = collect(b, round);
     cw_db_array_reset(&key, CW_ARRAY_INT8);
     cw_db_array_reset(&version, CW_ARRAY_INT8);
     cw_db_array_reset(&client, CW_ARRAY_TEXT);
     cw_db_array_reset(&peer, CW_ARRAY_TEXT);
     cw_db_array_reset(&fingerprint, CW_ARRAY_TEXT);
+    cw_db_array_reset(&shown, CW_ARRAY_TEXT);
     for (size_t i = 0; i < o->n; i++) {
         const Causeway__SessionOpen *open = b->request->opens[o->logins[i] - b->logins];
         cw_db_array_int(&key, o->logins[i]->device_key);
         cw_db_array_int(&version, o->logins[i]->auth_version);
         cw_db_array_str(&client, open->client_id);
         cw_db_array_str(&peer, open->peer);
-        const char *bind = *o->logins[i]->fingerprint ? o->logins[i]->fingerprint : NULL;
-        cw_db_array_str(&fingerprint, bind);
-        binds |= bind != NULL;
+        const char *by = *o->logins[i]->shown ? o->logins[i]->shown : NULL;
+        cw_db_array_str(&shown, by);
+        cw_db_array_str(&fingerprint, o->logins[i]->binds ? by : NULL);
+        certificates |= by != NULL;
     }
-    const struct cw_db_param p[] = {
-        cw_db_array_param(&key),  cw_db_array_param(&version),  cw_db_array_param(&client),
-        cw_db_array_param(&peer), CW_TEXT(b->request->gateway), cw_db_array_param(&fingerprint)
-    };
-    bool sent =
-        cw_db_exec(b->r->logins, binds ? &stmt_open_bind : &stmt_open, 6, p, on_opened, o) != NULL;
+    const struct cw_db_param p[] = { cw_db_array_param(&key),      cw_db_array_param(&version),
+                                     cw_db_array_param(&client),   cw_db_array_param(&peer),
+                                     CW_TEXT(b->request->gateway), cw_db_array_param(&fingerprint),
+                                     cw_db_array_param(&shown) };
+    bool sent = cw_db_exec(b->r->logins, certificates ? &stmt_open_certificate : &stmt_open,
+                           certificates ? 7 : 6, p, on_opened, o) != NULL;
     if (!sent)
         free(o);
     cw_db_array_free(&key);
@@ -272,6 +289,7 @@ static bool open_round(struct batch *b, int round)
     cw_db_array_free(&client);
     cw_db_array_free(&peer);
     cw_db_array_free(&fingerprint);
+    cw_db_array_free(&shown);
     return sent;
 }
 
@@ -319,6 +337,52 @@ static void resume(struct login *l, const Causeway__SessionOpen *open, const PGr
     l->kept_changes = true;
 }
 
+static void check_certificate(struct batch *b, const PGresult *res, size_t i, int64_t now_ms,
+                              struct trust_verdict *verdict)
+{
+    const Causeway__SessionOpen *open = b->request->opens[i];
+    const char *status = cw_db_str(res, (int)i, "certificate_status");
+    trust_check(b->r->trust, verdict, b->logins[i].app_id, open->certificates, open->n_certificates,
+                now_ms);
+    if (!verdict->fine || !status || *status != 'I')
+        return;
+    verdict->fine = false;
+    verdict->code = "certificate_inactive";
+    verdict->next_step = "Give the device another certificate, or set this one's status to ACTIVE.";
+    snprintf(verdict->reason, sizeof verdict->reason,
+             "Somebody has made the certificate (SHA-256 %.16s...) INACTIVE.", verdict->sha256);
+}
+
+/* A device with a certificate is let in by it. */
+static void note_certificate(struct batch *b, const PGresult *res, size_t i,
+                             const struct login_device *device)
+{
+    struct login *l = &b->logins[i];
+    const struct trust_verdict *v = device->certificate;
+    snprintf(l->shown, sizeof l->shown, "%s", v->sha256);
+    l->binds = !device->fingerprint;
+    if (!cw_db_str(res, (int)i, "certificate_status"))
+        device_certs_add(&b->fresh, l->app_id, v->sha256, v->sha1,
+                         &b->request->opens[i]->certificates[0]);
+}
+
+/* It may register itself, or an operator may read of it. */
+static void note_unknown(struct batch *b, size_t i)
+{
+    struct login *l = &b->logins[i];
+    const Causeway__SessionOpen *open = b->request->opens[i];
+    bool of_id = l->refusal.connack == 4;
+    l->provision =
+        of_id && !b->final && open->secure && open->n_certificates && trust_provisions(b->r->trust);
+    if (!l->provision)
+        refusals_note(b->r, &(struct refused){ .code = l->refusal.code,
+                                               .reason = l->refusal.reason,
+                                               .next_step = l->refusal.next_step,
+                                               .device_id = open->device_id,
+                                               .peer = open->peer,
+                                               .server_name = open->server_name });
+}
+
 static void check_one(struct batch *b, const PGresult *res, size_t i, int64_t now_ms)
 {
     struct login *l = &b->logins[i];
@@ -345,16 +409,16 @@ static void check_one(struct batch *b, const PGresult *res, size_t i, int64_t no
         device.secondary_fingerprint = cw_db_str(res, row, "secondary_fingerprint");
     }
     if (known && strcmp(device.auth_type, "CERTIFICATES") == 0) {
-        const Causeway__SessionOpen *open = b->request->opens[i];
-        trust_check(b->r->trust, &verdict, l->app_id, open->certificates, open->n_certificates,
-                    now_ms);
+        check_certificate(b, res, i, now_ms, &verdict);
         device.certificate = &verdict;
     }
     login_check(&l->refusal, b->request->opens[i], known ? &device : NULL,
                 cw_db_str(res, row, "deleted"), now_ms);
     resume(l, b->request->opens[i], res, row);
-    if (device.certificate && !l->refusal.connack && !device.fingerprint)
-        snprintf(l->fingerprint, sizeof l->fingerprint, "%s", verdict.sha256);
+    if (!known)
+        note_unknown(b, i);
+    else if (device.certificate && !l->refusal.connack)
+        note_certificate(b, res, i, &device);
 }
 
 static void on_looked_up(PGresult *res, void *arg)
@@ -374,7 +438,8 @@ static void on_looked_up(PGresult *res, void *arg)
     }
     for (size_t i = 0; i < b->n; i++)
         check_one(b, res, i, now_ms);
-    b->waiting = 1; /* ours, so that the answer waits until all is sent */
+    device_certs_keep(b->r, &b->fresh); /* before the statements that look at them */
+    b->waiting = 1;                     /* ours, so that the answer waits until all is sent */
     for (int round = 0, rounds = make_rounds(b); round < rounds; round++)
         b->waiting += open_round(b, round);
     settle(b);
@@ -382,15 +447,57 @@ static void on_looked_up(PGresult *res, void *arg)
 
 static void look_up(struct batch *b)
 {
-    struct cw_db_array ids = { 0 };
+    struct cw_db_array ids = { 0 }, shown = { 0 };
+    char fingerprint[65];
     cw_db_array_reset(&ids, CW_ARRAY_TEXT);
-    for (size_t i = 0; i < b->n; i++)
-        cw_db_array_str(&ids, b->request->opens[i]->device_id);
-    const struct cw_db_param p[] = { cw_db_array_param(&ids) };
-    bool sent = cw_db_exec(b->r->logins, &stmt_lookup, 1, p, on_looked_up, b) != NULL;
+    cw_db_array_reset(&shown, CW_ARRAY_TEXT);
+    for (size_t i = 0; i < b->n; i++) {
+        const Causeway__SessionOpen *open = b->request->opens[i];
+        cw_db_array_str(&ids, open->device_id);
+        cw_db_array_str(&shown, open->n_certificates
+                                    ? trust_fingerprint(fingerprint, &open->certificates[0])
+                                    : NULL);
+    }
+    const struct cw_db_param p[] = { cw_db_array_param(&ids), cw_db_array_param(&shown) };
+    bool sent = cw_db_exec(b->r->logins, &stmt_lookup, 2, p, on_looked_up, b) != NULL;
     cw_db_array_free(&ids);
+    cw_db_array_free(&shown);
     if (!sent)
         all_unavailable(b);
+}
+
+static struct batch *batch_new(struct registry *r, Causeway__SessionOpenBatch *request,
+                               const char *reply_to)
+{
+    struct batch *b = cw_calloc(1, sizeof *b);
+    *b = (struct batch){ .r = r,
+                         .reply_to = cw_strdup(reply_to),
+                         .request = request,
+                         .n = request->n_opens,
+                         .logins = cw_calloc(request->n_opens + 1, sizeof(struct login)),
+                         .began_ms = cw_mono_ms() };
+    cw_app_in_flight(r->app, 1);
+    return b;
+}
+
+void sessions_open_final(struct registry *r, Causeway__SessionOpenBatch *request,
+                         const char *reply_to)
+{
+    struct batch *b = batch_new(r, request, reply_to);
+    make_stats();
+    b->final = true;
+    look_up(b);
+}
+
+void session_answer(struct registry *r, const char *reply_to, Causeway__SessionOpened *result)
+{
+    Causeway__SessionOpenReply out = CAUSEWAY__SESSION_OPEN_REPLY__INIT;
+    out.results = &result;
+    out.n_results = 1;
+    uint8_t *packed = cw_malloc(causeway__session_open_reply__get_packed_size(&out) + 1);
+    cw_bus_publish(cw_app_bus(r->app), reply_to, NULL, packed,
+                   causeway__session_open_reply__pack(&out, packed));
+    free(packed);
 }
 
 void sessions_open(const struct cw_bus_msg *msg, void *self)
@@ -410,13 +517,5 @@ void sessions_open(const struct cw_bus_msg *msg, void *self)
         causeway__session_open_batch__free_unpacked(request, NULL);
         return;
     }
-    struct batch *b = cw_calloc(1, sizeof *b);
-    *b = (struct batch){ .r = r,
-                         .reply_to = cw_strdup(msg->reply),
-                         .request = request,
-                         .n = request->n_opens,
-                         .logins = cw_calloc(request->n_opens + 1, sizeof(struct login)),
-                         .began_ms = cw_mono_ms() };
-    cw_app_in_flight(r->app, 1);
-    look_up(b);
+    look_up(batch_new(r, request, msg->reply));
 }

@@ -5,10 +5,13 @@
 #include <string.h>
 
 #include "services/mqtt-gateway/conn.h"
+#include "services/mqtt-gateway/listener.h"
 #include "services/mqtt-gateway/policies.h"
 #include "services/mqtt-gateway/session.h"
 
 #define SUBJECT      "api.registry.open_sessions"
+#define PROVISION    "api.registry.provision"
+#define PROVISIONING 64 /* devices that register themselves, at a time; more are to come again */
 #define BATCH_MAX    256
 #define PASSWORD_MAX 256
 #define BATCH_MS     2
@@ -24,6 +27,7 @@ struct auth_entry {
     struct client_id id;
     ProtobufCBinaryData certificates[CHAIN_MAX];
     char peer[PEER_LEN];
+    struct auth *auth; /* while it registers itself */
 };
 
 struct batch {
@@ -41,11 +45,13 @@ struct auth {
     struct event *timer;              /* pending while the last asked is younger than BATCH_MS */
     unsigned asked;                   /* batches on their way */
     unsigned waiting;                 /* CONNECTs without an answer */
+    unsigned provisioning;            /* of these, devices that register themselves */
 };
 
 static void entry_free(struct auth_entry *e)
 {
     free(e->open.client_id);
+    free(e->open.server_name);
     for (size_t i = 0; i < e->open.n_certificates; i++)
         OPENSSL_free(e->certificates[i].data);
     if (e->open.password) {
@@ -95,10 +101,51 @@ static void finish(struct auth *a, struct auth_entry *e, const Causeway__Session
     entry_free(e);
 }
 
+/* ---- a device that registers itself, alone: it takes longer than the others may wait */
+
+static void on_provisioned(int rc, const struct cw_bus_msg *msg, void *arg)
+{
+    struct auth_entry *e = arg;
+    struct auth *a = e->auth;
+    Causeway__SessionOpenReply *reply =
+        rc == 0 ? causeway__session_open_reply__unpack(NULL, msg->len, msg->data) : NULL;
+    gateway_awake(a->gw);
+    a->provisioning--;
+    finish(a, e, reply && reply->n_results == 1 ? reply->results[0] : NULL);
+    if (reply)
+        causeway__session_open_reply__free_unpacked(reply, NULL);
+}
+
+static void provision(struct auth *a, struct auth_entry *e)
+{
+    struct gateway *gw = a->gw;
+    Causeway__SessionOpen *opens[] = { &e->open };
+    Causeway__SessionOpenBatch msg = CAUSEWAY__SESSION_OPEN_BATCH__INIT;
+    msg.gateway = (char *)cw_app_instance(gw->app);
+    msg.deadline_ms = cw_now_ms() + gw->set.auth_ms;
+    msg.opens = opens;
+    msg.n_opens = 1;
+    size_t len = causeway__session_open_batch__get_packed_size(&msg);
+    uint8_t *packed = cw_malloc(len);
+    causeway__session_open_batch__pack(&msg, packed);
+    e->auth = a;
+    a->provisioning++;
+    if (a->provisioning > PROVISIONING || !policies_known(gw) ||
+        !cw_bus_request(gw->bus, PROVISION, packed, len, gw->set.auth_ms, on_provisioned, e)) {
+        a->provisioning--;
+        finish(a, e, NULL);
+    }
+    explicit_bzero(packed, len);
+    free(packed);
+}
+
 static void finish_batch(struct batch *b, const Causeway__SessionOpenReply *reply)
 {
     for (size_t i = 0; i < b->n; i++)
-        finish(b->auth, b->entries[i], reply ? reply->results[i] : NULL);
+        if (reply && reply->results[i]->provision && b->entries[i]->conn)
+            provision(b->auth, b->entries[i]);
+        else
+            finish(b->auth, b->entries[i], reply ? reply->results[i] : NULL);
     free(b);
 }
 
@@ -237,6 +284,10 @@ static struct auth_entry *entry_new(struct conn *c, const struct client_id *id,
     e->open.expiry_s = connect->level == LEVEL_5 ? connect->props.session_expiry_s
                        : connect->clean          ? 0
                                                  : UINT32_MAX;
+    e->open.scope_id = e->id.scope_id;
+    const char *name = c->ssl ? SSL_get_servername(c->ssl, TLSEXT_NAMETYPE_host_name) : NULL;
+    e->open.server_name = cw_strdup(name && cw_utf8_valid(name, strlen(name)) ? name : "");
+    e->open.named = c->secure && listener_is_named(c->gw, name);
     add_chain(e, c->ssl);
     return e;
 }
@@ -245,6 +296,13 @@ void auth_ask(struct conn *c, const struct client_id *id, const struct packet_co
 {
     struct auth *a = c->gw->auth;
     struct batch *b = TAILQ_LAST(&a->queue, batches);
+    if (*id->scope_id) {
+        a->waiting++;
+        cw_metric_set(a->gw->m.logins_waiting, a->waiting);
+        c->auth = entry_new(c, id, connect);
+        provision(a, c->auth);
+        return;
+    }
     if (!b || b->n == BATCH_MAX) {
         b = cw_calloc(1, sizeof *b);
         b->auth = a;

@@ -66,7 +66,7 @@ struct conn {
     struct session *session;
     struct bridge *bridge; /* instead of a session */
     struct auth_entry *auth;
-    char *via; /* the peer of the bridge that a device is behind, or NULL */
+    char *via; /* the peer, when the socket cannot tell: of a bridge, an entry, with TLS; or NULL */
     struct event read, write, timer;
     struct cw_buf in, out;
     int64_t since_ms;                      /* in this state */

@@ -53,6 +53,7 @@ enum reason conn_reason(const char *cause)
         { "frozen", REASON_NOT_AUTHORIZED },
         { "secret_reset", REASON_NOT_AUTHORIZED },
         { "fingerprint_reset", REASON_NOT_AUTHORIZED },
+        { "certificate_inactive", REASON_NOT_AUTHORIZED },
         { "log_in_doubt", REASON_IMPLEMENTATION },
     };
     for (size_t i = 0; i < CW_ARRAY_LEN(reasons); i++)

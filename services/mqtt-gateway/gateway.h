@@ -28,7 +28,7 @@ struct policies;
 struct bridges;
 
 struct gateway_settings {
-    char *bind, *tls_cert, *tls_key, *proxy_from;
+    char *bind, *tls_cert, *tls_key, *proxy_from, *server_names;
     int64_t mqtt_port, mqtts_port, ws_port, wss_port, mqtts11_port, max_connections, rate,
         bridge_devices, bandwidth_bytes;
     int64_t connect_ms, packet_ms, write_ms, leave_ms, auth_ms, takeover_ms, lost_ms;
@@ -43,7 +43,7 @@ struct gateway_metrics {
     struct cw_metric *connections, *sessions, *accepted, *turned_away, *logins, *refused_logins;
     struct cw_metric *received, *appended, *refused, *in_flight, *in_doubt;
     struct cw_metric *paused[THROTTLES], *pauses[THROTTLES]; /* now; so far */
-    struct cw_metric *logins_waiting, *logins_late, *handshakes_put_off;
+    struct cw_metric *logins_waiting, *logins_late, *handshakes_put_off, *handshakes_failed;
 };
 
 LIST_HEAD(conn_list, conn);

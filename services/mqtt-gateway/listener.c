@@ -6,8 +6,10 @@
 #include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
+#include <openssl/x509v3.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -75,8 +77,11 @@ static void begin(struct port *port, int fd, const char *via)
             SSL_set_verify(ssl, SSL_VERIFY_PEER, take_any);
     }
     struct conn *c = conn_new(gw, fd, ssl, port->web);
+    char peer[PEER_LEN];
     if (via && *via)
         c->via = cw_strdup(via);
+    else if (ssl) /* a handshake that fails is told of when the peer may be gone */
+        c->via = cw_strdup(conn_peer(c, peer));
 }
 
 static void on_proxied(int fd, const char *peer, void *port) { begin(port, fd, peer); }
@@ -239,6 +244,25 @@ int listeners_open(struct gateway *gw)
             rc = open_port(l, ports[i].number, tls ? *tls : NULL, ports[i].web);
     }
     return rc;
+}
+
+bool listener_is_named(const struct gateway *gw, const char *name)
+{
+    const char *p = gw->set.server_names;
+    if (strcmp(p, "*") == 0)
+        return true;
+    if (!name || !*name)
+        return false;
+    if (!*p)
+        return gw->listeners && gw->listeners->tls &&
+               X509_check_host(SSL_CTX_get0_certificate(gw->listeners->tls), name, 0, 0, NULL) == 1;
+    for (size_t n; *p; p += n) {
+        p += strspn(p, " ");
+        n = strcspn(p, " ");
+        if (n == strlen(name) && strncasecmp(p, name, n) == 0)
+            return true;
+    }
+    return false;
 }
 
 void listeners_close(struct listeners **at)

@@ -36,6 +36,9 @@ static const struct cw_option options[] = {
     { "TLS_CERT", CW_OPT_STRING, "", 0, 4000, AT(tls_cert),
       "file of the certificate and its chain (PEM); empty: no TLS port" },
     { "TLS_KEY", CW_OPT_STRING, "", 0, 4000, AT(tls_key), "file of its private key (PEM)" },
+    { "SERVER_NAMES", CW_OPT_STRING, "", 0, 4000, AT(server_names),
+      "names, separated by spaces, one of which a device that registers itself by certificate must "
+      "call the platform by (SNI); empty: those of the certificate; *: any, or none" },
     { "MAX_CONNECTIONS", CW_OPT_INT, "200000", 1, 4000000, AT(max_connections),
       "connections of this process; more are closed at once" },
     { "MQTT_RATE", CW_OPT_INT, "1000", 1, 1000000, AT(rate),
@@ -136,6 +139,9 @@ static void make_metrics(struct gateway_metrics *m)
                                 "CONNECTs turned away unasked: too many were before them");
     m->handshakes_put_off = cw_counter("causeway_gateway_handshakes_put_off_total", NULL,
                                        "TLS handshakes left to the next turn of the loop");
+    m->handshakes_failed = cw_counter("causeway_gateway_handshakes_failed_total", NULL,
+                                      "TLS handshakes that an error ended; ask for "
+                                      "refused-connections");
     make_throttle_metrics(m);
 }
 

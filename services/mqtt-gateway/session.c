@@ -53,6 +53,8 @@ static const struct {
       "Look at the network; send smaller packets." },
     { "slow_peer", "The device does not read what is sent to it.",
       "Look at the device's network." },
+    { "certificate_inactive", "Somebody has made the certificate of the device INACTIVE.",
+      "Give the device another certificate, or set this one's status to ACTIVE." },
     { "log_in_doubt", "The platform could not tell whether the last reports were stored.",
       "The device sends again what was not acknowledged; look at the platform's health." },
     { "not_kept",

@@ -4,7 +4,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "services/mqtt-gateway/conn.h"
+#include "services/mqtt-gateway/handshake.h"
 
 static ssize_t read_plain(struct conn *c, void *to, size_t size)
 {
@@ -54,9 +54,12 @@ int socket_secure(struct conn *c, bool *wants_write)
     if (n == 1)
         return 0;
     int e = SSL_get_error(c->ssl, n);
+    bool again = e == SSL_ERROR_WANT_READ || e == SSL_ERROR_WANT_WRITE;
+    if (!again)
+        handshake_failed(c, e);
     ERR_clear_error();
     *wants_write = e == SSL_ERROR_WANT_WRITE;
-    return e == SSL_ERROR_WANT_READ || e == SSL_ERROR_WANT_WRITE ? -EAGAIN : -EPROTO;
+    return again ? -EAGAIN : -EPROTO;
 }
 
 bool socket_has_more(const struct conn *c) { return c->ssl && SSL_pending(c->ssl) > 0; }

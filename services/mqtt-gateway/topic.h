@@ -34,13 +34,19 @@ bool topic_matches(struct text filter, struct text topic);
 /* Below $oc: goes to the platform only. The request id at the end of a topic, len 0 without. */
 struct text topic_request_id(struct text topic);
 
+#define SCOPE_ID_MIN 4 /* so that no sign type is one */
+#define SCOPE_ID_MAX 36
+
 struct client_id {
     char device_id[DEVICE_ID_MAX + 1];
     char timestamp[11];
     uint8_t sign_type;
-    bool bridge; /* the id is that of a bridge */
+    bool bridge;                     /* the id is that of a bridge */
+    char scope_id[SCOPE_ID_MAX + 1]; /* of a registration group, or "" */
 };
-/* Reads "<device id>_0_<sign type>_<ten digits>" from the right; id type 3: of a bridge. NULL; or
+/* Reads "<device id>_0_<sign type>_<ten digits>" from the right; id type 3: of a bridge; or, of a
+ * device that registers itself in a group, "<device id>_0_<scope id>", with or without "_<sign
+ * type>_<ten digits>" behind it. NULL; or
  * the reason, for a person, why it is refused with CONNACK 2: out->device_id is then the user name
  * if that can be one, else
  * "". */

@@ -22,6 +22,7 @@ struct answer {
     /* of a shadow, which is read after the commit; shadow_key 0: an event */
     int64_t shadow_key;
     char *shadow_of, *service_id;
+    char *app_id, *keyword; /* of a bootstrap, whose strategy is read after the commit */
     bool needs_subscription;
 };
 
@@ -31,6 +32,8 @@ static void answer_free(struct answer *a)
     free(a->topic);
     free(a->shadow_of);
     free(a->service_id);
+    free(a->app_id);
+    free(a->keyword);
     cw_buf_free(&a->payload);
     free(a);
 }
@@ -73,13 +76,14 @@ void answers_shadow(struct answers *list, const struct answer_to *to, int64_t de
     a->service_id = service_id ? cw_strdup(service_id) : NULL;
 }
 
-void answers_bootstrap(struct answers *list, const struct answer_to *to, json_t *payload)
+void answers_bootstrap(struct answers *list, const struct answer_to *to, const char *app_id,
+                       const char *keyword)
 {
     struct answer *a =
         add(list, to, cw_sprintf("$oc/devices/%s/sys/bootstrap/down", to->device_id));
     a->needs_subscription = true;
-    cw_json_write(&a->payload, payload);
-    json_decref(payload);
+    a->app_id = cw_strdup(app_id);
+    a->keyword = cw_strdup(keyword);
 }
 
 /* ---- the way down */
@@ -133,17 +137,64 @@ static void on_shadow(PGresult *res, void *arg)
     send_down(a);
 }
 
+/* A space that has no strategies, and a device that names none, get the platform's own address. */
+static const struct cw_stmt stmt_strategy = {
+    "answer_strategy",
+    "SELECT v.app_id IS NOT NULL OR $2 = '' OR NOT EXISTS (SELECT FROM registry.bootstrap_view o"
+    "  WHERE o.app_id = $1) AS known, v.address, v.init_config::text AS init_config"
+    " FROM (SELECT) one LEFT JOIN registry.bootstrap_view v ON v.app_id = $1 AND v.keyword = $2"
+};
+
+static json_t *place(const struct answer *a, const PGresult *res)
+{
+    const char *address = cw_db_str(res, 0, "address"), *config = cw_db_str(res, 0, "init_config");
+    char *wrong = NULL;
+    if (!address)
+        address = a->u->bootstrap_address;
+    if (*cw_db_str(res, 0, "known") != 't')
+        wrong = cw_sprintf("no strategy: the space has none for baseStrategyKeyword \"%.64s\"",
+                           a->keyword);
+    else if (!address || !*address)
+        wrong = cw_strdup("no strategy: BOOTSTRAP_ADDRESS of uplink-processor is not set");
+    json_t *o = wrong ? json_pack("{s:s, s:s}", "errorCode", "100414", "errorMsg", wrong)
+                      : json_pack("{s:s, s:s*}", "address", address, "initConfig", config);
+    free(wrong);
+    return o;
+}
+
+static void on_strategy(PGresult *res, void *arg)
+{
+    struct answer *a = arg;
+    if (cw_db_outcome(res) != CW_DB_OK) {
+        answer_free(a); /* the device asks again */
+        return;
+    }
+    json_t *o = place(a, res);
+    cw_json_write(&a->payload, o);
+    json_decref(o);
+    send_down(a);
+}
+
+/* Its answer takes a look into the database. */
+static void look(struct answer *a)
+{
+    char key[24];
+    const struct cw_db_param shadow[] = { cw_db_int(a->shadow_key, key), CW_TEXT(a->service_id) };
+    const struct cw_db_param place[] = { CW_TEXT(a->app_id), CW_TEXT(a->keyword) };
+    if (a->keyword ? !cw_db_exec(a->u->db, &stmt_strategy, 2, place, on_strategy, a)
+                   : !cw_db_exec(a->u->db, &stmt_shadow, 2, shadow, on_shadow, a))
+        answer_free(a);
+}
+
 void answers_send(struct answers *list, struct uplink *u)
 {
     for (struct answer *a; (a = list->first);) {
         list->first = a->next;
         a->u = u;
-        char key[24];
-        const struct cw_db_param p[] = { cw_db_int(a->shadow_key, key), CW_TEXT(a->service_id) };
-        if (!a->shadow_key)
+        if (a->shadow_key || a->keyword)
+            look(a);
+        else
             send_down(a);
-        else if (!cw_db_exec(u->db, &stmt_shadow, 2, p, on_shadow, a))
-            answer_free(a);
     }
 }
 

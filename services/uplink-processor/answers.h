@@ -25,8 +25,10 @@ void answers_event(struct answers *a, const struct answer_to *to, const char *ob
 /* shadow/get/response: the shadow of device_key, which has this id; service_id NULL: all. */
 void answers_shadow(struct answers *a, const struct answer_to *to, int64_t device_key,
                     const char *device_id, const char *service_id, const char *request_id);
-/* bootstrap/down, if the device has subscribed it: takes payload. */
-void answers_bootstrap(struct answers *a, const struct answer_to *to, json_t *payload);
+/* bootstrap/down, if the device has subscribed it: by the strategy of its space for this keyword,
+ * "": none. */
+void answers_bootstrap(struct answers *a, const struct answer_to *to, const char *app_id,
+                       const char *keyword);
 /* After the commit: they go. Empties the list. */
 void answers_send(struct answers *a, struct uplink *u);
 /* Instead of the commit: nothing was said. Empties the list. */

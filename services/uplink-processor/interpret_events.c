@@ -190,16 +190,19 @@ static void store_event(struct item *it, const struct device *d)
 
 /* ---- bootstrap: this platform, when it is told how it is reached from outside */
 
+#define BOOTSTRAP_MAX 4096 /* bytes of a question; a longer one names nothing */
+
 void on_bootstrap(struct item *it)
 {
     struct answer_to to = speaker(it);
-    const char *address = it->b->u->bootstrap_address;
-    json_t *o = address && *address
-                    ? json_pack("{s:s}", "address", address)
-                    : json_pack("{s:s, s:s}", "errorCode", "100414", "errorMsg",
-                                "no strategy: BOOTSTRAP_ADDRESS of uplink-processor is not set");
+    struct cw_json_error err;
+    size_t len = it->up->body.len;
+    json_t *asked =
+        len && len <= BOOTSTRAP_MAX ? cw_json_parse(it->up->body.data, len, &err) : NULL;
+    const char *keyword = cw_json_text(asked, "baseStrategyKeyword");
     item_count(it, LEDGER_STORED);
-    answers_bootstrap(&it->b->answers, &to, o);
+    answers_bootstrap(&it->b->answers, &to, it->device->app_id, keyword ? keyword : "");
+    json_decref(asked);
 }
 
 /* ---- topics of older SDKs */

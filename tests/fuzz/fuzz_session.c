@@ -1,7 +1,8 @@
 /* Whole sessions of mqtt-gateway: the input is a script of what devices, the registry, the log,
  * other gateways and time do. What the gateway promises is checked after each step. links:
  * tests/fuzz/gateway_world.c services/mqtt-gateway/conn.c services/mqtt-gateway/conn_io.c
- * services/mqtt-gateway/socket.c services/mqtt-gateway/session.c services/mqtt-gateway/frames.c
+ * services/mqtt-gateway/socket.c services/mqtt-gateway/handshake.c services/mqtt-gateway/session.c
+ * services/mqtt-gateway/frames.c
  * services/mqtt-gateway/uplink.c services/mqtt-gateway/auth.c services/mqtt-gateway/downlink.c
  * services/mqtt-gateway/takeover.c services/mqtt-gateway/peers.c services/mqtt-gateway/packet.c
  * services/mqtt-gateway/topic.c services/mqtt-gateway/client_id.c

@@ -77,14 +77,14 @@ class Message:
 class Wire:
     """One connection: bytes out, packets in. A thread reads; `closed` is set when it ended."""
 
-    def __init__(self, host, port, tls_ca=None, certificate=None):
+    def __init__(self, host, port, tls_ca=None, certificate=None, server_name=None):
         self.sock = socket.create_connection((host, port), timeout=10)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls_ca:
             context = ssl.create_default_context(cafile=tls_ca)
             if certificate:
                 context.load_cert_chain(certificate)
-            self.sock = context.wrap_socket(self.sock, server_hostname=host)
+            self.sock = context.wrap_socket(self.sock, server_hostname=server_name or host)
         self.tls = bool(tls_ca)
         self.sock.settimeout(0 if self.tls else None)
         self.closed = threading.Event()
@@ -173,14 +173,15 @@ class Device:
     """A device that is, or was, connected. Use as a context: leaving it disconnects politely."""
 
     def __init__(self, host, port, device_id, secret, tls_ca=None, sign_type=0, keep_alive=60,
-                 stamp=None, client_id=None, user=None, pw=None, ack=True, connack_s=15, certificate=None, clean=True):
+                 stamp=None, client_id=None, user=None, pw=None, ack=True, connack_s=15, certificate=None, clean=True,
+                 server_name=None):
         stamp = stamp or timestamp()
         self.id, self.ack, self.answers, self.replies = device_id, ack, None, {}
         self.received, self.commands, self.acked = [], [], []
         self.connack, self.subacks, self.present = queue.Queue(), queue.Queue(), None
         self.pings = 0
         self.next_id, self.lock = 0, threading.Lock()
-        self.wire = Wire(host, port, tls_ca, certificate)
+        self.wire = Wire(host, port, tls_ca, certificate, server_name)
         self.wire.on_packet = self._on_packet
         self.wire.start()
         self.wire.send(connect_packet(

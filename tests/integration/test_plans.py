@@ -17,7 +17,8 @@ ROLES = ["identity", "registry", "data", "command", "rule", "push"]
 # Read as a whole: a row per partition, account, space, counter of a product; or as many as a setting allows.
 SMALL = {"position", "schema_migration", "account", "project", "app", "first_access", "quarantined", "device_count",
          "rule", "action", "certificate", "ca_certificate",
-         "device_policy", "bridge"}
+         "device_policy", "bridge", "provisioning_template", "registration_group", "device_certificate_count",
+         "refused_connection", "bootstrap_strategy"}
 SETTINGS = {"session_preload_libraries": "auto_explain", "auto_explain.log_min_duration": "0",
             "auto_explain.log_nested_statements": "on", "enable_seqscan": "off"}
 
@@ -32,7 +33,7 @@ def answers(platform):
 @pytest.fixture
 def explained(own_platform):
     """A platform whose daemons' statements are explained in PostgreSQL's log."""
-    platform = own_platform(etc={"device-registry": "APPS_MAX=0"})
+    platform = own_platform(etc={"device-registry": "APPS_MAX=0\nTEMPLATES_MAX=1000"})
     for role, (name, value) in itertools.product(ROLES, SETTINGS.items()):
         platform.sql(f"ALTER ROLE {role} SET {name} = '{value}'")
     platform.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = ANY(ARRAY["

@@ -3,10 +3,12 @@ import json
 import pathlib
 import socket
 import subprocess
+import time
 
 import pytest
 
 from platform_under_test import DAEMONS, Platform
+from waiting import wait_until
 
 
 class Nats:
@@ -71,7 +73,7 @@ def test_nobody_may_what_nobody_needs(user):
 
 
 ANSWERS_TO = {  # who is asked by whom: proto/subjects.h
-    "identity": {"rest-gateway"}, "device-registry": {"rest-gateway", "mqtt-gateway", "device-registry"},
+    "identity": {"rest-gateway", "device-registry"}, "device-registry": {"rest-gateway", "mqtt-gateway", "device-registry"},
     "uplink-processor": {"rest-gateway"}, "command-dispatcher": {"rest-gateway"}, "rule-engine": {"rest-gateway"},
     "mqtt-gateway": {"command-dispatcher", "device-registry", "uplink-processor", "mqtt-gateway"},
 }
@@ -85,7 +87,8 @@ def test_answers_go_to_who_asks(user):
 
 WHO_MAY = {  # of those that touch what a person owns
     "api.registry.DeleteDevice": {"rest-gateway", "device-registry"}, "api.command.CreateCommand": {"rest-gateway"},
-    "api.identity.ShowAccessKey": {"rest-gateway"}, "api.registry.open_sessions": {"rest-gateway", "mqtt-gateway", "device-registry"},
+    "api.identity.ShowAccessKey": {"rest-gateway"}, "api.identity.WriteAudit": {"rest-gateway", "device-registry"},
+    "api.registry.open_sessions": {"rest-gateway", "mqtt-gateway", "device-registry"},
     "uplink.0": {"mqtt-gateway", "device-registry", "uplink-processor", "command-dispatcher", "push-notifier"},
     "event.0.device-registry": {"device-registry", "rule-engine"}, "push.0.rule-engine": {"rule-engine", "push-notifier"},
     "$JS.API.STREAM.PURGE.UPLINK_0": {"uplink-processor"}, "$JS.API.STREAM.PURGE.EVENT_0": {"rule-engine"},
@@ -136,3 +139,25 @@ def test_a_role_writes_its_own_schema_only(platform, role):
                 assert "permission denied" in run(sql) or "must be owner" in run(sql), sql
     assert "permission denied" in run("CREATE TABLE public.x ()") and "permission denied" in run("CREATE DATABASE x")
     assert "permission denied" in run("CREATE SCHEMA x") and "permission denied" in run("SELECT * FROM pg_authid")
+
+
+def test_a_call_is_the_operation_of_its_subject(platform):
+    """device-registry may write the audit log, and read no key through that subject."""
+    nats = Nats(platform, "device-registry")
+
+    def call(operation):
+        fields = (b"\x0a" + bytes([len(operation)]) + operation.encode() + b"\x12\x01x" +
+                  b"\x18" + varint(int(time.time() * 1000) + 60000))
+        nats.say("SUB _INBOX.device-registry.smuggled 7")
+        nats.socket.sendall(f"PUB api.identity.WriteAudit _INBOX.device-registry.smuggled {len(fields)}\r\n".encode() + fields + b"\r\n")
+        nats.settle()
+    call("ListUsers")
+    wait_until(lambda: "api_mismatch" in pathlib.Path(f"{platform.var}/log/identity.1/current").read_text(), 10, 0.1, "identity drops it")
+    nats.close()
+
+
+def varint(n):
+    out = b""
+    while n > 127:
+        out, n = out + bytes([n & 127 | 128]), n >> 7
+    return out + bytes([n])

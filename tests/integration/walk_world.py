@@ -5,10 +5,12 @@ import json
 import zipfile
 from urllib.parse import urlencode
 
+import rawmqtt
 from callback import Authority
 from contract import OPERATIONS
 from identity_world import Iam
 from rest import unique
+from waiting import wait_until
 
 
 def package(manufacturer=None, model=None):
@@ -30,7 +32,7 @@ def package(manufacturer=None, model=None):
 class World:
     def __init__(self, platform, authority):
         self.platform, self.api, self.iam = platform, platform.api, Iam(platform.api)
-        self.pem, self.folder = authority.pem, authority.folder
+        self.pem, self.folder, self.devices_ca = authority.pem, authority.folder, None
         self.api.login()
         self.space = self.api.post("/apps", {"app_name": unique("walk")})["app_id"]
         self.example = copy.deepcopy(self._operation("CreateProduct").content["example"])
@@ -76,6 +78,9 @@ class World:
                   "rule_id": self.new_rule, "action_id": self.new_action,
                   "cert_id": lambda: self.api.post("/routing-rule/certificates", {"content": self.pem})["cert_id"],
                   "certificate_id": self.new_certificate,
+                  "template_id": self.new_template, "scope_id": self.new_scope,
+                  "strategy_id": lambda: self.api.post("/bootstrap-strategies", {
+                      "keyword": unique("walk"), "app_id": self.space})["strategy_id"],
                   "bridge_id": lambda: self.api.post("/bridges", {"bridge_name": "walk"})["bridge_id"],
                   "policy_id": lambda: self.api.post("/device-policies", {
                       "policy_name": "walk", "app_id": self.space, "statement": [
@@ -134,6 +139,40 @@ class World:
 
     path_CancelAsyncCommand = path_ShowAsyncDeviceCommand
 
+    def new_template(self):
+        return self.api.post("/provisioning-templates", {"template_name": unique("walk"), "template_body": {
+            "parameters": {"iotda::certificate::common_name": {"type": "String"}}, "resources": {"device": {
+                "node_id": {"ref": "iotda::certificate::common_name"}, "product_id": self.product}}}})["template_id"]
+
+    def new_scope(self):
+        return self.api.post("/registration-groups", {"group_name": "walk", "app_id": self.space,
+                                                      "product_id": self.product})["scope_id"]
+
+    def path_ShowDeviceCertificate(self):
+        """It is there once a device has logged in with it."""
+        if not self.devices_ca:
+            self.new_certificate()
+            self.devices_ca = self.ca
+            self.api.post(f"/certificates/{self.uploaded['certificate_id']}/action", {"verify_content": self.proof()},
+                          status=200, action_id="verify")
+        device = self.new_device(auth_info={"auth_type": "CERTIFICATES"})["device_id"]
+        certificate = self.devices_ca.issue(device, sans=())
+
+        def lets_in():
+            try:
+                rawmqtt.Device("127.0.0.1", self.platform.mqtts_port, device, "", certificate=certificate,
+                               tls_ca=self.platform.access["CAUSEWAY_CA_FILE"]).disconnect()
+                return True
+            except rawmqtt.Refused:
+                return False
+        wait_until(lets_in, 10, 0.1, "the CA counts")
+        fingerprint = self.api.device(device)["auth_info"]["fingerprint"]
+        return {"certificate_id": self.api.get("/device-certificates", fingerprint=fingerprint)
+                ["device_certificates"][0]["certificate_id"]}
+
+    path_UpdateDeviceCertificate = path_DeleteDeviceCertificate = path_ShowDeviceCertificate
+    path_ListDeviceByDeviceCertificate = path_ShowDeviceCertificate
+
     def path_KeystoneRemoveUserFromGroup(self):
         group = self.iam.group()
         return {"group_id": group, "user_id": self.iam.user(group)["id"]}
@@ -158,7 +197,7 @@ class World:
             return None
         known = {"product_id": self.product, "pem": self.new_ca if op.id == "AddCertificate" else self.pem,
                  "proof": self.proof, "app_id": self.space,
-                 "rule_id": self.new_rule, "user_id": lambda: self.iam.user()["id"],
+                 "rule_id": self.new_rule, "template_id": self.new_template, "user_id": lambda: self.iam.user()["id"],
                  "other_gateway_id": lambda: self.new_device()["device_id"],
                  "user_name": self.api.env["CAUSEWAY_USER"], "domain_name": self.api.env["CAUSEWAY_DOMAIN"],
                  "project_name": self.api.env["CAUSEWAY_REGION"],
@@ -166,7 +205,7 @@ class World:
         if op.id == "KeystoneCreateToken":  # wrong passwords lock whoever they were for
             known.update(user_name=self.iam.user()["name"], password="long_enough_1")
         body = self._fill(copy.deepcopy(op.content["example"]), known)
-        for name in ("app_name", "node_id", "rule_name"):
+        for name in ("app_name", "node_id", "rule_name", "template_name", "keyword"):
             if name in body:
                 body[name] = unique("walk")
         for thing, name in (("user", "name"), ("group", "name"), ("role", "display_name")):

@@ -215,6 +215,31 @@ static void a_client_id_is_read_from_the_right(void **state)
         client_id_read(&id, text_of("d_0_0_9999999999"), text_of("d"))); /* never read as a date */
 }
 
+static void a_client_id_may_name_a_registration_group(void **state)
+{
+    (void)state;
+    struct client_id id;
+    assert_null(
+        client_id_read(&id, text_of("p1_dev7_0_ff5bbx7a488f_0_2026010203"), text_of("p1_dev7")));
+    assert_string_equal(id.scope_id, "ff5bbx7a488f");
+    assert_string_equal(id.timestamp, "2026010203");
+    assert_int_equal(id.sign_type, 0);
+    assert_null(
+        client_id_read(&id, text_of("p1_dev7_0_ff5bbx7a488f_1_2026010203"), text_of("p1_dev7")));
+    assert_int_equal(id.sign_type, 1);
+    assert_null(client_id_read(&id, text_of("p1_dev7_0_ff5bbx7a488f"), text_of("p1_dev7")));
+    assert_string_equal(id.scope_id, "ff5bbx7a488f");
+    assert_string_equal(id.timestamp, "0000000000");
+    assert_null(client_id_read(&id, text_of("a_0_scope_0_0_2026010203"), text_of("a_0_scope")));
+    assert_string_equal(id.scope_id, ""); /* an id that looks like one is an id */
+    assert_non_null(client_id_read(&id, text_of("d_0_abc"), text_of("d")));
+    assert_non_null(client_id_read(&id, text_of("d_0_ab!def"), text_of("d")));
+    assert_non_null(client_id_read(&id, text_of("d_1_abcdef"), text_of("d")));
+    assert_non_null(client_id_read(&id, text_of("e_0_abcdef"), text_of("d")));
+    assert_non_null(client_id_read(&id, text_of("d_0_abcdef_7_2026010203"), text_of("d")));
+    assert_non_null(client_id_read(&id, text_of("d_0_abcdef_"), text_of("d")));
+}
+
 static void a_wrong_client_id_says_what_is_wrong(void **state)
 {
     (void)state;
@@ -272,6 +297,7 @@ int main(void)
         cmocka_unit_test(matching_follows_the_standard),
         cmocka_unit_test(system_topics_need_no_subscription),
         cmocka_unit_test(a_client_id_is_read_from_the_right),
+        cmocka_unit_test(a_client_id_may_name_a_registration_group),
         cmocka_unit_test(a_wrong_client_id_says_what_is_wrong),
         cmocka_unit_test(lengths_of_ids_are_limited),
     };
