@@ -22,7 +22,8 @@ static const struct cw_stmt stmt_holds = {
     "SELECT a.default_app, (SELECT count(*) FROM registry.product p WHERE p.app_id = a.app_id)"
     "  AS products, (SELECT COALESCE(sum(n), 0) FROM registry.device_count c"
     "  WHERE c.app_id = a.app_id) AS devices, (SELECT count(*) FROM rule.space_view v"
-    "  WHERE v.app_id = a.app_id) AS rules FROM registry.app a WHERE a.app_id = $1"
+    "  WHERE v.app_id = a.app_id) AS rules, (SELECT count(*) FROM registry.ca_certificate c"
+    "  WHERE c.app_id = a.app_id) AS cas FROM registry.app a WHERE a.app_id = $1"
 };
 static const struct cw_stmt stmt_delete = {
     "apps_delete", "DELETE FROM registry.app WHERE app_id = $1 AND NOT default_app"
@@ -181,17 +182,18 @@ static void on_holds(PGresult *res, void *arg)
     if (cw_api_db_failed(d.call, res, "delete a space"))
         return;
     int64_t products = cw_db_i64(res, 0, "products", 0), devices = cw_db_i64(res, 0, "devices", 0),
-            rules = cw_db_i64(res, 0, "rules", 0);
+            rules = cw_db_i64(res, 0, "rules", 0), cas = cw_db_i64(res, 0, "cas", 0);
     const struct cw_db_param p[] = { CW_TEXT(app_id_of(d.call)) };
     if (PQntuples(res) == 0)
         fail_no_app(d.call);
     else if (*cw_db_str(res, 0, "default_app") == 't')
         cw_api_fail(d.call, CW_E_APP_DEFAULT, "Space \"%s\" is the default one.",
                     app_id_of(d.call));
-    else if (products || devices || rules)
+    else if (products || devices || rules || cas)
         cw_api_fail(d.call, CW_E_APP_NOT_EMPTY,
-                    "Space \"%s\" holds %lld products, %lld devices and %lld rules.",
-                    app_id_of(d.call), (long long)products, (long long)devices, (long long)rules);
+                    "Space \"%s\" holds %lld products, %lld devices, %lld rules and %lld CAs.",
+                    app_id_of(d.call), (long long)products, (long long)devices, (long long)rules,
+                    (long long)cas);
     else if (!cw_db_exec(registry_db(d.r), &stmt_delete, 1, p, on_delete, d.call))
         cw_api_no_db(d.call);
 }

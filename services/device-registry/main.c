@@ -5,6 +5,7 @@
 
 #include "libcommon/log_append.h"
 #include "libcommon/log_read.h"
+#include "libcommon/notice.h"
 #include "proto/subjects.h"
 #include "services/device-registry/bridges.h"
 #include "services/device-registry/device_certs.h"
@@ -38,7 +39,7 @@ static const struct cw_option options[] = {
     { "STRATEGIES_MAX", CW_OPT_INT, "100", 1, 10000, AT(strategies_max),
       "bootstrap strategies of one space" },
     { "PROVISION_RATE", CW_OPT_INT, "50", 1, 100000, AT(provision_rate),
-      "logins a second of devices that register themselves; excess is to come again" },
+      "attempts of devices to register themselves in a second; excess is to come again" },
     { "SECRETS_CACHED", CW_OPT_INT, "20000", 16, 10000000, AT(secrets_max),
       "opened secrets kept in memory" },
     { "GATEWAY_LOST", CW_OPT_MS, "5s", 1000, 600000, AT(lost_ms),
@@ -208,6 +209,7 @@ static int start(struct cw_app *app, void *self)
     cw_api_serve_raw("registry", "close_bridge", bridges_close, r);
     cw_api_serve_raw("registry", "bridge_secret", bridges_secret, r);
     r->uplink = cw_log_append_open(app, CW_LOG_UPLINK);
+    r->notices = cw_notices_open(app, r->uplink);
     events_start(r);
     gateways_start(r);
     expiry_start(r);
@@ -230,6 +232,7 @@ static void stop(void *self)
     gateways_stop(r);
     expiry_stop(r);
     subdevices_close(&r->subdevices);
+    cw_notices_close(&r->notices);
     cw_log_append_close(&r->uplink);
     cw_log_reader_close(&r->events);
     refusals_stop(r);

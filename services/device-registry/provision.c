@@ -216,11 +216,14 @@ static void on_begun(int rc, const Causeway__ApiReply *reply, void *arg)
 static void audit_begin(struct provision *p)
 {
     Causeway__ApiRequest q = CAUSEWAY__API_REQUEST__INIT;
+    /* the device too: the end of it, which has the resource's id, may be lost */
+    char *resource = cw_sprintf("device %s by %s", p->open->device_id, p->grounds);
     json_t *body = json_pack(
         "{s:[{s:s, s:I, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}], s:[]}", "begun", "record_id",
         cw_record_id(p->audit_id), "at_ms", (json_int_t)cw_now_ms(), "project_id", p->project_id,
         "user_id", "", "user_name", ACTOR, "peer", p->open->peer, "request_id", p->request_id,
-        "operation", "AddDevice", "method", "MQTT", "resource", p->grounds, "ended");
+        "operation", "AddDevice", "method", "MQTT", "resource", resource, "ended");
+    free(resource);
     q.operation = (char *)"WriteAudit";
     if (ask(p, "identity", &q, body, on_begun, p) < 0)
         provision_unavailable(p);
@@ -371,14 +374,17 @@ static void by_certificate(struct provision *p)
 
 /* ---- the beginning */
 
-/* So many a second, and as many at once. */
-static bool too_fast(const struct registry *r)
+bool provision_too_fast(struct provision *p)
 {
-    int64_t now_us = cw_mono_ms() * 1000, each_us = 1000000 / r->provision_rate;
-    if (state.due_us > now_us + 1000000)
-        return true;
-    state.due_us = (state.due_us > now_us ? state.due_us : now_us) + each_us;
-    return false;
+    int64_t now_us = cw_mono_ms() * 1000, each_us = 1000000 / p->r->provision_rate;
+    if (state.due_us <= now_us + 1000000) {
+        state.due_us = (state.due_us > now_us ? state.due_us : now_us) + each_us;
+        return false;
+    }
+    provision_deny(p, CONNACK_UNAVAILABLE, "provision_rate", "The device connects again.",
+                   "More devices want to register themselves than CAUSEWAY_PROVISION_RATE allows "
+                   "in a second.");
+    return true;
 }
 
 void provision_open(const struct cw_bus_msg *msg, void *self)
@@ -398,12 +404,8 @@ void provision_open(const struct cw_bus_msg *msg, void *self)
     p->open = request->opens[0];
     p->reply_to = cw_strdup(msg->reply);
     cw_app_in_flight(r->app, 1);
-    if (too_fast(r))
-        provision_deny(p, CONNACK_UNAVAILABLE, "provision_rate", "The device connects again.",
-                       "More devices want to register themselves than CAUSEWAY_PROVISION_RATE "
-                       "allows in a second.");
-    else if (*p->open->scope_id)
+    if (*p->open->scope_id)
         provision_by_scope(p);
-    else
+    else if (!provision_too_fast(p))
         by_certificate(p);
 }

@@ -30,6 +30,8 @@ void provision_refuse(struct provision *p, const struct login_refusal *why);
 void CW_PRINTF(5, 6) provision_deny(struct provision *p, unsigned connack, const char *code,
                                     const char *next_step, const char *fmt, ...);
 void provision_unavailable(struct provision *p);
+/* True: p has ended. So many registrations a second, and as many at once. */
+bool provision_too_fast(struct provision *p);
 /* It is registered: on as any login. */
 void provision_login(struct provision *p);
 /* Checks p->device, writes the audit log, registers it, and lets it in. secret: NULL without. */

@@ -208,7 +208,7 @@ static void on_scope(PGresult *res, void *arg)
                        p->open->scope_id);
     else if (device_app)
         provision_login(p);
-    else
+    else if (!provision_too_fast(p))
         enter(p, res);
 }
 

@@ -7,6 +7,7 @@
 #include <uthash.h>
 
 #include "libcommon/metrics.h"
+#include "libcommon/notice.h"
 
 #define WAITING_MAX 256
 #define TEXT_MAX    500
@@ -60,6 +61,12 @@ static const struct cw_stmt stmt_trim = {
                              "DESC"
 static const struct cw_stmt stmt_list = { "refusals_list", LIST("$1::text IS NULL") };
 static const struct cw_stmt stmt_list_device = { "refusals_list_device", LIST("device_id = $1") };
+
+/* The device that a certificate is bound to, whatever its space: it was shown, not proven. */
+static const struct cw_stmt stmt_bound = {
+    "refusals_bound", "SELECT device_key, device_id FROM registry.device"
+                      " WHERE lower(fingerprint) = $1 AND fingerprint IS NOT NULL LIMIT 1"
+};
 
 /* ---- what waits */
 
@@ -168,20 +175,49 @@ void refusals_note(struct registry *r, const struct refused *f)
     }
 }
 
+/* A handshake with a certificate that a device is bound to: its own `why` tells too. */
+struct telling {
+    struct registry *r;
+    Causeway__RefusedConnection *m;
+};
+
+static void on_bound(PGresult *res, void *arg)
+{
+    struct telling t = *(struct telling *)arg;
+    free(arg);
+    if (cw_db_outcome(res) == CW_DB_OK && PQntuples(res) > 0)
+        cw_notice(t.r->notices,
+                  &(struct cw_notice){ .layer = CW_LAYER_CONNECT,
+                                       .device_key = cw_db_i64(res, 0, "device_key", 0),
+                                       .device_id = cw_db_str(res, 0, "device_id"),
+                                       .code = t.m->code,
+                                       .reason = t.m->reason,
+                                       .next_step = t.m->next_step,
+                                       .sample = t.m->peer });
+    causeway__refused_connection__free_unpacked(t.m, NULL);
+}
+
 void refusals_tell(const struct cw_bus_msg *msg, void *self)
 {
+    struct registry *r = self;
     Causeway__RefusedConnection *m =
         causeway__refused_connection__unpack(NULL, msg->len, msg->data);
     if (!m)
         return;
-    refusals_note(self, &(struct refused){ .code = m->code,
-                                           .reason = m->reason,
-                                           .next_step = m->next_step,
-                                           .peer = m->peer,
-                                           .common_name = m->common_name,
-                                           .fingerprint = m->fingerprint,
-                                           .server_name = m->server_name });
+    refusals_note(r, &(struct refused){ .code = m->code,
+                                        .reason = m->reason,
+                                        .next_step = m->next_step,
+                                        .peer = m->peer,
+                                        .common_name = m->common_name,
+                                        .fingerprint = m->fingerprint,
+                                        .server_name = m->server_name });
+    struct telling *t = cw_malloc(sizeof *t);
+    *t = (struct telling){ r, m };
+    if (*m->fingerprint &&
+        cw_db_exec(registry_db(r), &stmt_bound, 1, &CW_TEXT(m->fingerprint), on_bound, t))
+        return;
     causeway__refused_connection__free_unpacked(m, NULL);
+    free(t);
 }
 
 void refusals_stop(struct registry *r)

@@ -13,6 +13,7 @@ struct secrets;
 struct gateways;
 struct subdevices;
 struct trust;
+struct cw_notices;
 
 /* Commits of several connections wait for the disk together. */
 #define CALL_CONNECTIONS 4
@@ -27,6 +28,7 @@ struct registry {
     struct trust *trust;
     struct event *expiry;
     struct cw_log_append *uplink;
+    struct cw_notices *notices;
     struct cw_log_reader *events;
     uint8_t seal_key[32];
     int64_t apps_max, products_max, devices_max, children_max, secrets_max, cas_max, policies_max,

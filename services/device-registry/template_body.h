@@ -12,8 +12,5 @@ const char *template_fault(const json_t *body, char *buf, size_t size);
 /* The body of AddDevice for this certificate, without app_id and auth_info; the caller owns it.
  * NULL: *why says which value is missing. */
 json_t *template_device(const json_t *body, const X509 *cert, struct login_refusal *why);
-/* [{tag_key, tag_value}] of the template, filled in; the caller owns it. NULL: none; *why says if
- * a value is missing. */
-json_t *template_tags(const json_t *body, const X509 *cert, struct login_refusal *why);
 /* Borrowed; NULL: none. */
 const json_t *template_policies(const json_t *body);

@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 import rawmqtt
@@ -177,6 +177,19 @@ def test_inactive_against_logins_at_the_same_time(world):
         world.api.put(path, {"status": "ACTIVE"})
 
 
+def test_every_instance_follows(own_platform, tmp_path):
+    """Two gateways and two registries: a change of one is that of all when it is answered."""
+    world = World(own_platform(instances="mqtt-gateway=2 device-registry=2"), tmp_path)
+    mine, devices = world.issue(), [world.device() for _ in range(6)]
+    peers = [world.connect(d, mine) for d in devices]
+    path = f"/device-certificates/{world.record(mine)['certificate_id']}"
+    world.api.put(path, {"status": "INACTIVE"})
+    assert wait_until(lambda: not any(p.connected for p in peers), 2, 0.01, "all are cut")
+    assert not any(world.connects(d, mine) for d in devices for _ in range(2))
+    world.api.put(path, {"status": "ACTIVE"})
+    assert all(world.connects(d, mine) for d in devices for _ in range(2))
+
+
 def test_the_number_of_records_has_a_limit(own_platform, tmp_path):
     platform = own_platform(etc={"device-registry": "DEVICE_CERTS_MAX=2"})
     world = World(platform, tmp_path)  # one
@@ -207,6 +220,14 @@ def test_a_hundred_cas(own_platform, tmp_path):
     assert api.get("/certificates")["page"]["count"] == 100
     more = build("CA x", "CA x", key.public_key(), ca=0).sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
     api.refused(403, "IOTDA.014393", "POST", "/certificates", {"content": more.decode()})
+
+
+def test_a_space_with_a_ca_is_not_empty(api, tmp_path):
+    space = api.post("/apps", {"app_name": unique("certs")})["app_id"]
+    made = Ca(tmp_path).upload(api, app_id=space)
+    assert "1 CAs" in api.refused(403, "IOTDA.001903", "DELETE", f"/apps/{space}")
+    api.delete(f"/certificates/{made['certificate_id']}")
+    api.delete(f"/apps/{space}")
 
 
 @pytest.mark.parametrize("body", [{"ocsp_enable": True}, {"ocsp_ssl_enable": True}, {"ocsp_server_ca_id": "x"}])
@@ -311,27 +332,35 @@ def test_each_reason_is_there_once():
 
 # ---- handshakes that fail: no device is known, the list of refused connections tells
 
-def test_a_key_that_is_not_the_certificates(world):
-    """OpenSSL on the device's side compares public keys only, so one file may hold that of A and the private one of B."""
-    mine, name = new_key(), unique("thief")
-    cert = build(name, world.ca.name, mine.public_key()).sign(world.ca.key, hashes.SHA256())
+def forged(path, folder):
+    """The certificate of a file with a private key that is not its own. OpenSSL on the device's side compares public keys
+    only, so the key file holds that of the certificate beside a private one that does not belong to it."""
+    whole = pathlib.Path(path).read_bytes()
+    mine, cert = load_pem_private_key(whole, None), x509.load_pem_x509_certificate(whole)
 
     def scalar(key):
         return key.private_numbers().private_value.to_bytes(32, "big")
     der = mine.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption())
     assert der.count(scalar(mine)) == 1
-    forged = base64.encodebytes(der.replace(scalar(mine), scalar(new_key()))).decode()
-    path = f"{world.folder}/{name}.pem"
-    pathlib.Path(path).write_text(cert.public_bytes(Encoding.PEM).decode() +
-                                  f"-----BEGIN EC PRIVATE KEY-----\n{forged}-----END EC PRIVATE KEY-----\n")
+    text = base64.encodebytes(der.replace(scalar(mine), scalar(new_key()))).decode()
+    made = f"{folder}/{unique('forged')}.pem"
+    pathlib.Path(made).write_text(cert.public_bytes(Encoding.PEM).decode() +
+                                  f"-----BEGIN EC PRIVATE KEY-----\n{text}-----END EC PRIVATE KEY-----\n")
+    return made
+
+
+def test_a_key_that_is_not_the_certificates(world):
+    name = unique("thief")
+    path = forged(real := world.issue(name), world.folder)
     with pytest.raises((rawmqtt.Refused, OSError)):
         world.connect(world.device(), path)
     seen = wait_until(lambda: [r for r in world.refusals() if r.get("common_name") == name], 10, 0.2, "the refusal is listed")[0]
-    assert seen["code"] == "tls_key_mismatch" and seen["fingerprint"] == sha256_of(cert) and seen["next_step"]
-
-
-def sha256_of(cert):
-    return cert.fingerprint(hashes.SHA256()).hex()
+    assert seen["code"] == "tls_key_mismatch" and seen["fingerprint"] == sha256(real) and seen["next_step"]
+    bound = world.device(fingerprint=sha256(real).upper())  # of a device that has this certificate its own why tells
+    with pytest.raises((rawmqtt.Refused, OSError)):
+        world.connect(bound, path)
+    failure = wait_until(lambda: world.api.why(bound["device_id"])["failures"].get("connect"))
+    assert failure["code"] == "tls_key_mismatch" and "private key" in failure["reason"]
 
 
 def test_the_alert_that_the_device_sent(world, tmp_path):

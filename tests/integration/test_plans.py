@@ -7,8 +7,12 @@ import re
 import pytest
 
 from contract import OPERATIONS
-from rest import Api, Unexpected
+from rawmqtt import Refused
+from rest import Api, Unexpected, unique
 from rows import load
+from test_certificates import forged
+from test_provisioning import World as Factory
+from test_provisioning import group, join
 from waiting import wait_until
 from walk_world import World
 
@@ -53,7 +57,27 @@ def plans(platform):
             yield query, plan
 
 
-def test_every_statement_has_an_index(explained, authority):
+def register_themselves(platform, folder):
+    """What no operation of the contract does: unknown devices, by certificate, by a group, with a key that is not theirs."""
+    factory = Factory(platform, folder)
+    factory.bind(factory.template())
+    name = unique("plan")
+    factory.comes_in(name, factory.ca.issue(f"/CN={name}")).disconnect()
+    with pytest.raises(Refused):
+        factory.connect(unique("other"), factory.ca.issue(f"/CN={name}"))
+    made, member = group(factory), unique("plan")
+    join(factory, made, member).disconnect()
+    with join(factory, made, member) as peer:
+        peer.subscribe(peer.topic("bootstrap/down"), 0)
+        peer.publish_acked(peer.topic("bootstrap/up"), "")
+        peer.wait_for("/sys/bootstrap/down")
+    with pytest.raises((Refused, OSError)):
+        factory.connect(name, forged(factory.ca.issue(f"/CN={name}"), folder))
+    wait_until(lambda: any(r["code"] == "tls_key_mismatch" for r in
+                           platform.api.get("/refused-connections", limit=50)["refused_connections"]), 10, 0.2, "it is listed")
+
+
+def test_every_statement_has_an_index(explained, authority, tmp_path):
     platform = explained
     world = World(platform, authority)
     filters = ["app_id", "product_id", "gateway_id", "node_id", "device_name", "start_time", "end_time"]
@@ -75,6 +99,7 @@ def test_every_statement_has_an_index(explained, authority):
     for name in ("user_name", "resource_id", "request_id"):
         platform.api.get("/audit-records", **{name: "x"})
     world.close()
+    register_themselves(platform, tmp_path)
     seen, bad = set(), {}
     for query, plan in plans(platform):
         seen.add(query[:60])

@@ -44,7 +44,7 @@ def test_a_space_says_what_is_in_it(platform, api, space):
     api.new_device(product["product_id"], app_id=space["app_id"])
     api.new_device(product["product_id"], app_id=space["app_id"])
     said = api.refused(403, "IOTDA.001903", "DELETE", f"/apps/{space['app_id']}")
-    assert "1 products, 2 devices and 0 rules" in said
+    assert "1 products, 2 devices, 0 rules and 0 CAs" in said
     api.refused(403, "IOTDA.001901", "DELETE", f"/apps/{platform.access['CAUSEWAY_APP_ID']}")
 
 
