@@ -69,8 +69,9 @@ static X509 *read_pem(const char *text)
 
 static void forget(struct cas *cas)
 {
-    struct space *next;
-    for (struct space *s = cas->spaces; s; s = next) {
+    struct space *s = cas->spaces, *next;
+    HASH_CLEAR(hh, cas->spaces); /* the table itself; its rows keep their order */
+    for (; s; s = next) {
         next = s->hh.next;
         X509_STORE_free(s->store);
         free(s);
