@@ -28,7 +28,7 @@ MEASURE_OBJ := $(BUILD)/tests/load/measure.o $(BUILD)/tests/load/options.o
 SIM_OBJ   := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/simulator/*.c))
 TOOLS     := $(addprefix $(BUILD)/bin/,swarm sink caller simulator)
 
-.PHONY: all daemons docs test-compose bootstrap up down status demo bench overload soak fault fuzz fuzzers test test-unit test-integration asan tsan valgrind format format-check lint clean
+.PHONY: all daemons docs test-compose cross-arm64 bootstrap up down status demo bench overload soak fault fuzz fuzzers test test-unit test-integration asan tsan valgrind format format-check lint clean
 all: $(BUILD)/libcommon.a $(UNIT) $(FUZZ_SHORT) $(DAEMON_BINS) $(TOOLS)
 
 daemons: $(DAEMON_BINS)
@@ -166,6 +166,15 @@ test-compose:
 	@EXTRA="curl docker.io iptables debootstrap" scripts/bootstrap
 	@/usr/bin/python3 -B -m pytest -q -p no:cacheprovider --timeout 2400 tests/compose
 
+# All programs for arm64, with Debian's cross compiler; docs/deploy.md.
+ARM64 = aarch64-linux-gnu
+cross-arm64:
+	@EXTRA="file gcc-$(ARM64)" scripts/bootstrap
+	@scripts/sysroot arm64 build-sysroot/arm64
+	@root=$(CURDIR)/build-sysroot/arm64 && PKG_CONFIG_SYSROOT_DIR=$$root PKG_CONFIG_LIBDIR=$$root/usr/lib/$(ARM64)/pkgconfig:$$root/usr/share/pkgconfig \
+	    $(MAKE) --no-print-directory -j"$$(nproc)" BUILD=build-arm64 CC="$(ARM64)-gcc --sysroot=$$root" all
+	@file build-arm64/bin/*
+
 asan:
 	@$(MAKE) --no-print-directory test BUILD=build-asan SAN="-fsanitize=address,undefined -fno-sanitize-recover=all"
 
@@ -200,6 +209,6 @@ lint: $(PROTO_C) $(ROUTES_C)
 	    -I. -I$(BUILD)/gen $(PKG_CFLAGS) 2>/dev/null || { echo "lint: $$1" >&2; exit 1; }' lint '{}'
 
 clean:
-	rm -rf build build-asan build-fuzz build-tsan
+	rm -rf build build-arm64 build-sysroot build-asan build-fuzz build-tsan
 
 -include $(shell find $(BUILD) -name "*.d" 2>/dev/null)
