@@ -20,7 +20,10 @@ BEGIN
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) THEN
             EXECUTE format('CREATE ROLE %I', r);
         END IF;
-        EXECUTE format('ALTER ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE', r);
+        IF EXISTS (SELECT FROM pg_roles WHERE rolname = r AND (rolsuper OR rolcreatedb OR rolcreaterole)) THEN
+            RAISE 'role % is there and may more than a daemon should', r;
+        END IF;
+        EXECUTE format('ALTER ROLE %I LOGIN', r);
         EXECUTE format('ALTER ROLE %I SET statement_timeout = %L', r, '30s');
         EXECUTE format('ALTER ROLE %I SET idle_in_transaction_session_timeout = %L', r, '30s');
         EXECUTE format('ALTER ROLE %I SET search_path = %I', r, r);

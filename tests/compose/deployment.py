@@ -16,6 +16,7 @@ from rest import Api  # noqa: E402
 from waiting import wait_until  # noqa: E402
 
 PORTS = ("MQTT", "MQTTS", "WS", "WSS", "REST", "REST_TLS", "METRICS")
+PROFILES = [word for name in ("tools", "metrics", "demo") for word in ("--profile", name)]
 # One user asks here as fast as it can, and the suite makes more of everything than a person would.
 SETTINGS = {"APPS_MAX": 0, "PRODUCTS_MAX": 0, "POLICIES_MAX": 1000, "BRIDGES_MAX": 10000, "REST_RATE": 1000000}
 
@@ -35,7 +36,7 @@ class Deployment(Addressed):
         settings.write_text("".join(f"CAUSEWAY_{k}={v}\n" for k, v in SETTINGS.items()))
         self.env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": os.environ.get("HOME", "/root"), **engine("start"),
                     "CAUSEWAY_SETTINGS": str(settings), "CAUSEWAY_IMAGE": "causeway:test",
-                    "CAUSEWAY_SETUP_IMAGE": "causeway-setup:test",
+                    "CAUSEWAY_SETUP_IMAGE": "causeway-setup:test", "CAUSEWAY_DEMO_IMAGE": "causeway-demo:test",
                     **{f"CAUSEWAY_{name}_PORT": str(base + i) for i, name in enumerate(PORTS)}, **env}
         self.access, self.api = {}, None
 
@@ -57,7 +58,7 @@ class Deployment(Addressed):
     # ---- life
 
     def build(self):
-        self.compose("--profile", "tools", "--profile", "metrics", "build", "-q", timeout=1800)
+        self.compose(*PROFILES, "build", "-q", timeout=1800)
 
     def up(self, **scale):
         words = [w for name, n in scale.items() for w in ("--scale", f"{name.replace('_', '-')}={n}")]
@@ -80,7 +81,7 @@ class Deployment(Addressed):
             return False
 
     def down(self):
-        self.compose("--profile", "tools", "--profile", "metrics", "down", "-v", "--timeout", "5")
+        self.compose(*PROFILES, "down", "-v", "--timeout", "5")
 
     def logs(self, lines=200):
         return self.compose("logs", "--no-color", "--tail", str(lines), check=False)

@@ -183,6 +183,17 @@ def test_the_image(deployment):
     assert not [n for n in names if re.match(r"gcc-\d+$|cpp|make$|.*-dev$|python3|openssh|sudo", n)]
 
 
+def test_the_demo_shows_the_road(deployment):
+    """Simulated devices report through the entry, a callback hears of it, a command comes back answered."""
+    deployment.compose("--profile", "demo", "up", "-d", "--no-build", "--wait", "--wait-timeout", "120", "demo")
+    said = deployment.compose("logs", "--no-log-prefix", "demo")
+    assert "It works: reports went up, a command went down" in said, said
+    assert '"result_code":0' in said and "brightness=80" in said and "http://demo:" in said, said
+    told = deployment.inspect(deployment.containers("demo")[0])
+    assert told["Config"]["User"] == "10001:10001" and told["HostConfig"]["ReadonlyRootfs"]
+    deployment.compose("--profile", "demo", "rm", "-sf", "demo")
+
+
 def test_an_upgrade_and_a_rollback_under_load(deployment, tmp_path):
     """To a release with one migration more, service by service, and back to the one before it, which tolerates that."""
     tree = tmp_path / "next"
