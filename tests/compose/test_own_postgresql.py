@@ -4,6 +4,7 @@ import os
 import pytest
 
 from deployment import Deployment, engine
+from rawmqtt import Refused
 from waiting import wait_until
 
 SUPER, BOSS = "of the server's own user", "of who may make roles and databases"
@@ -23,7 +24,7 @@ def certificate(deployment, folder):
 
 
 @pytest.fixture
-def deployment(tmp_path):
+def deployment(request, tmp_path):
     own, boss = tmp_path / "own", tmp_path / "boss"
     own.mkdir()
     (own / "password").write_text(SUPER)
@@ -43,8 +44,18 @@ def deployment(tmp_path):
             folder.chmod(0o755)
         yield made
     finally:
+        if request.session.testsfailed:
+            print(made.logs())
         made.down()
         engine("stop")
+
+
+def logs_in(deployment, device):
+    try:
+        deployment.connect(device).disconnect()
+        return True
+    except (OSError, Refused):
+        return False
 
 
 def test_a_postgresql_that_is_there_already(deployment):
@@ -66,7 +77,7 @@ def test_a_postgresql_that_is_there_already(deployment):
         "boss command data identity postgres push registry rule"
     assert sql("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'registry'") == "boss"
     deployment.compose("restart", "elsewhere")
-    wait_until(lambda: deployment.healthy(), 90, 0.5, "all have found it again")
+    wait_until(lambda: deployment.healthy() and logs_in(deployment, device), 90, 0.5, "all have found it again")
     with deployment.connect(device) as peer:
         peer.report("Pump", {"flow": 8})
         wait_until(lambda: len(api.history(peer.id)) == 2, 20, 0.1, "stored")
