@@ -339,8 +339,10 @@ struct cw_db_query *cw_db_exec(struct cw_db *db, const struct cw_stmt *stmt, int
         lengths[i] = params[i].len;
         formats[i] = params[i].binary;
     }
-    bool ok = prepare(db, stmt) &&
-              PQsendQueryPrepared(db->pg, stmt->name, n, values, lengths, formats, 0);
+    bool ok = stmt->name
+                  ? prepare(db, stmt) &&
+                        PQsendQueryPrepared(db->pg, stmt->name, n, values, lengths, formats, 0)
+                  : PQsendQueryParams(db->pg, stmt->sql, n, NULL, values, lengths, formats, 0);
     return sent(db, ok, cb, arg);
 }
 

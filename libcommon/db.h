@@ -30,7 +30,8 @@ struct cw_db_param cw_db_int(int64_t v, char buf[24]); /* text of v in buf */
 
 /* A statement: static in the caller, prepared on first use in each connection. */
 struct cw_stmt {
-    const char *name; /* unique in the daemon */
+    const char *name; /* unique in the daemon; NULL: a text made for this call alone, not kept,
+                       * planned for its parameters */
     const char *sql;
 };
 

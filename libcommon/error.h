@@ -200,6 +200,41 @@
       "A policy is bound to one target too many.", "Unbind policies that it does not need.")       \
     X(NOT_BOUND, "035904", 404, "The policy is not bound to this target.",                         \
       "It was never bound, or is no longer.", "List the targets of the policy.")                   \
+    X(NO_TAG, "004003", 400, "The device has no such tag.", "A tag key to unbind is not bound.",   \
+      "Look at the tags of the device; nothing was unbound.")                                      \
+    X(TAG_TWICE, "004004", 400, "Invalid input.", "A tag key comes twice in the request.",         \
+      "Give each key once.")                                                                       \
+    X(TAG_QUOTA, "004900", 403, "Operation not allowed.", "CAUSEWAY_TAGS_MAX is reached.",         \
+      "Unbind tags, or raise the limit.")                                                          \
+    X(NO_GROUP, "031900", 404, "The group does not exist.", "No group has this group_id.",         \
+      "List the groups.")                                                                          \
+    X(GROUP_TAKEN, "031901", 400, "Invalid input.", "The space has a group of this name.",         \
+      "Choose another name.")                                                                      \
+    X(GROUP_QUOTA, "031902", 403, "Operation not allowed.",                                        \
+      "CAUSEWAY_DEVICE_GROUPS_MAX is reached.", "Delete groups, or raise the limit.")              \
+    X(GROUP_PARENT, "031903", 400, "Invalid input.",                                               \
+      "The parent is missing, in another space, dynamic, or on the fifth level.",                  \
+      "Choose another parent, or none.")                                                           \
+    X(GROUP_RULE, "031904", 400, "Invalid input.",                                                 \
+      "The rule of a dynamic group is missing, or cannot be read.",                                \
+      "Correct it as docs/protocol/device-search.md says.")                                        \
+    X(GROUP_NOT_EMPTY, "031905", 403, "Operation not allowed.",                                    \
+      "The group has groups below it, or devices.", "Remove them first.")                          \
+    X(GROUP_IS_DYNAMIC, "031906", 403, "Operation not allowed.",                                   \
+      "The members of a dynamic group are chosen by its rule.",                                    \
+      "Change the devices so that the rule says otherwise.")                                       \
+    X(GROUP_FULL, "031907", 403, "Operation not allowed.",                                         \
+      "CAUSEWAY_GROUP_DEVICES_MAX or CAUSEWAY_GROUPS_PER_DEVICE_MAX is reached.",                  \
+      "Use another group, or raise the limit.")                                                    \
+    X(NOT_IN_GROUP, "031908", 400, "The device is not in the group.",                              \
+      "It was never added, or is no longer in it.", "List the devices of the group.")              \
+    X(SEARCH_WRONG, "038900", 400, "The search cannot be read.",                                   \
+      "The text is not a statement of docs/protocol/device-search.md.",                            \
+      "Correct it where the message points.")                                                      \
+    X(SEARCH_WIDE, "038901", 403, "The search took too long and was ended.",                       \
+      "No index narrows the devices down: status, node_type and != alone do not.",                 \
+      "Add a condition on product_id, gateway_id, node_id, device_name, a tag or a group; count "  \
+      "in parts; or raise CAUSEWAY_SEARCH_TIMEOUT.")                                               \
     X(NO_BRIDGE, "037900", 404, "The bridge does not exist.", "No bridge has this bridge_id.",     \
       "List the bridges.")                                                                         \
     X(BRIDGE_QUOTA, "037901", 403, "Operation not allowed.", "CAUSEWAY_BRIDGES_MAX is reached.",   \

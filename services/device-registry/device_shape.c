@@ -14,6 +14,9 @@ const char device_columns[] =
     " d.auth_type, d.secret, d.secondary_secret, d.fingerprint, d.secondary_fingerprint,"
     " d.secure_access, d.timeout_s, d.auth_version, d.version, d.fw_version, d.sw_version,"
     " d.device_sdk_version, d.status AS connection_status,"
+    " (SELECT json_agg(json_strip_nulls(json_build_object('tag_key', t.tag_key, 'tag_value',"
+    "  NULLIF(t.tag_value, ''))) ORDER BY t.tag_key) FROM registry.device_tag t"
+    "  WHERE t.device_key = d.device_key) AS tags,"
     " CASE WHEN d.frozen THEN 'FROZEN' ELSE d.status END AS status,"
     " " SQL_BASIC_TIME("d.created") " AS create_time, " SQL_EXTENDED_TIME(
         "d.active_time") " AS active_time,"
@@ -81,6 +84,7 @@ json_t *device_json(const struct registry *r, const PGresult *res, int row, enum
     json_object_set_new(o, "node_type",
                         json_string(cw_db_str(res, row, "parent_key") ? "ENDPOINT" : "GATEWAY"));
     json_object_set_new(o, "tags", json_array());
+    cw_row_json(o, "tags", res, row, "tags");
     cw_row_json(o, "extension_info", res, row, "extension_info");
     if (parts == DEVICE_LISTED)
         return o;

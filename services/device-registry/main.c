@@ -9,6 +9,7 @@
 #include "proto/subjects.h"
 #include "services/device-registry/bridges.h"
 #include "services/device-registry/device_certs.h"
+#include "services/device-registry/groups.h"
 #include "services/device-registry/kept.h"
 #include "services/device-registry/policies.h"
 #include "services/device-registry/provision.h"
@@ -30,6 +31,15 @@ static const struct cw_option options[] = {
     { "CAS_MAX", CW_OPT_INT, "100", 1, 10000, AT(cas_max), "CA certificates of devices" },
     { "POLICIES_MAX", CW_OPT_INT, "50", 1, 1000, AT(policies_max),
       "device policies, besides the one that each space begins with" },
+    { "TAGS_MAX", CW_OPT_INT, "10", 0, 1000, AT(tags_max), "tags of a device; 0: any number" },
+    { "DEVICE_GROUPS_MAX", CW_OPT_INT, "1000", 0, 100000, AT(groups_max),
+      "device groups; 0: any number" },
+    { "GROUP_DEVICES_MAX", CW_OPT_INT, "20000", 0, INT32_MAX, AT(group_devices_max),
+      "devices in a group; 0: any number" },
+    { "GROUPS_PER_DEVICE_MAX", CW_OPT_INT, "10", 0, 1000, AT(device_groups_max),
+      "static groups that a device is in; 0: any number" },
+    { "SEARCH_TIMEOUT", CW_OPT_MS, "1s", 50, 20000, AT(search_ms),
+      "longest time of a search in the database" },
     { "BRIDGES_MAX", CW_OPT_INT, "20", 1, 10000, AT(bridges_max), "bridges" },
     { "DEVICE_CERTS_MAX", CW_OPT_INT, "0", 0, INT32_MAX, AT(device_certs_max),
       "certificates of devices that are kept; 0: 1.5 times DEVICES_MAX" },
@@ -99,6 +109,18 @@ static const struct cw_api_op operations[] = {
     { "BindDevicePolicy", bind_policy },
     { "UnbindDevicePolicy", unbind_policy },
     { "ShowTargetsInDevicePolicy", list_policy_targets },
+    { "TagDevice", bind_tags },
+    { "UntagDevice", unbind_tags },
+    { "ListResourcesByTags", list_tagged },
+    { "SearchDevices", search_devices },
+    { "ListDeviceGroups", list_groups },
+    { "AddDeviceGroup", add_group },
+    { "ShowDeviceGroup", show_group },
+    { "UpdateDeviceGroup", update_group },
+    { "DeleteDeviceGroup", delete_group },
+    { "CreateOrDeleteDeviceInGroup", change_member },
+    { "ShowDevicesInGroup", list_members },
+    { "ListDeviceGroupsByDevice", list_groups_of_device },
     { "ListBridges", list_bridges },
     { "AddBridge", add_bridge },
     { "DeleteBridge", delete_bridge },
@@ -142,6 +164,12 @@ static const struct cw_space_rule spaces[] = {
       { "space_of_strategy",
         "SELECT app_id FROM registry.bootstrap_strategy WHERE strategy_id = $1" },
       { "path:strategy_id" } },
+    { "resource",
+      { "space_of_resource", "SELECT app_id FROM registry.device WHERE device_id = $1" },
+      { "body:resource_id" } },
+    { "group",
+      { "space_of_group", "SELECT app_id FROM registry.device_group WHERE group_id = lower($1)" },
+      { "path:group_id" } },
     { "policy",
       { "space_of_policy",
         "SELECT app_id FROM registry.device_policy WHERE policy_id = lower($1)" },
@@ -179,6 +207,16 @@ static void on_db(bool connected, void *arg)
         cw_db_query(arg, "SET lock_timeout = '1s'", NULL, NULL);
 }
 
+/* So that one that cannot be fast ends, and says so. */
+static void on_searches(bool connected, void *arg)
+{
+    struct registry *r = arg;
+    char sql[64];
+    snprintf(sql, sizeof sql, "SET statement_timeout = %lld", (long long)r->search_ms);
+    if (connected)
+        cw_db_query(r->searches, sql, NULL, NULL);
+}
+
 static struct cw_db *connection(struct cw_app *app)
 {
     return cw_db_open(cw_app_base(app), cw_app_db_conninfo(app), cw_app_name(app));
@@ -194,6 +232,9 @@ static int start(struct cw_app *app, void *self)
     }
     r->logins = connection(app);
     cw_db_watch(r->logins, on_db, r->logins);
+    r->searches = connection(app);
+    cw_db_watch(r->searches, on_searches, r);
+    r->groups = group_keeper_open(r);
     r->trust = trust_open(r);
     r->secrets = secrets_open((size_t)r->secrets_max);
     cw_bus_subscribe(cw_app_bus(app), "invalidate.device", NULL, on_invalidate, r);
@@ -237,6 +278,8 @@ static void stop(void *self)
     cw_log_reader_close(&r->events);
     refusals_stop(r);
     trust_close(&r->trust);
+    group_keeper_close(&r->groups);
+    cw_db_close(&r->searches);
     cw_db_close(&r->logins);
     for (size_t i = 1; i < CALL_CONNECTIONS; i++) /* the first is the skeleton's */
         cw_db_close(&r->calls[i]);

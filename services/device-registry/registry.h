@@ -13,6 +13,7 @@ struct secrets;
 struct gateways;
 struct subdevices;
 struct trust;
+struct group_keeper;
 struct cw_notices;
 
 /* Commits of several connections wait for the disk together. */
@@ -22,17 +23,20 @@ struct registry {
     struct cw_app *app;
     struct cw_db *calls[CALL_CONNECTIONS]; /* registry_db() chooses one */
     struct cw_db *logins;                  /* sessions: never behind a long list */
+    struct cw_db *searches;                /* with a limit of time of their own */
     struct secrets *secrets;
     struct gateways *gateways;
     struct subdevices *subdevices;
     struct trust *trust;
+    struct group_keeper *groups;
     struct event *expiry;
     struct cw_log_append *uplink;
     struct cw_notices *notices;
     struct cw_log_reader *events;
     uint8_t seal_key[32];
     int64_t apps_max, products_max, devices_max, children_max, secrets_max, cas_max, policies_max,
-        bridges_max, device_certs_max, templates_max, scopes_max, strategies_max, provision_rate;
+        bridges_max, tags_max, groups_max, group_devices_max, device_groups_max, search_ms,
+        device_certs_max, templates_max, scopes_max, strategies_max, provision_rate;
     int64_t lost_ms;  /* silence after which a gateway is taken for gone */
     int64_t close_ms; /* longest wait for a gateway that is to cut a session */
 };

@@ -22,7 +22,7 @@ ROLES = ["identity", "registry", "data", "command", "rule", "push"]
 SMALL = {"position", "schema_migration", "account", "project", "app", "first_access", "quarantined", "device_count",
          "rule", "action", "certificate", "ca_certificate",
          "device_policy", "bridge", "provisioning_template", "registration_group", "device_certificate_count",
-         "refused_connection", "bootstrap_strategy"}
+         "refused_connection", "bootstrap_strategy", "device_group"}
 SETTINGS = {"session_preload_libraries": "auto_explain", "auto_explain.log_min_duration": "0",
             "auto_explain.log_nested_statements": "on", "enable_seqscan": "off"}
 

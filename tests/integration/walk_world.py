@@ -185,11 +185,27 @@ class World:
         self.changing = self.iam.user()
         return {"user_id": self.changing["id"]}
 
+    def new_group(self):
+        return self.api.post("/device-group", {"name": unique("walk"), "app_id": self.space})["group_id"]
+
+    def path_ShowDeviceGroup(self):
+        return {"group_id": self.new_group()}
+
+    path_UpdateDeviceGroup = path_DeleteDeviceGroup = path_ShowDeviceGroup
+    path_CreateOrDeleteDeviceInGroup = path_ShowDevicesInGroup = path_ShowDeviceGroup
+
+    def tagged(self):
+        device = self.new_device()["device_id"]
+        self.api.post("/tags/bind-resource", {"resource_type": "device", "resource_id": device, "tags": [
+            {"tag_key": "street", "tag_value": "north"}]}, status=200)
+        return device
+
     def url(self, op, values):
         return op.path.format(**values)
 
     def query(self, op):
-        return {p["name"]: p["schema"].get("enum", [p.get("example")])[0] for p in op.query if p.get("required")}
+        given = {p["name"]: p["schema"].get("enum", [p.get("example")])[0] for p in op.query if p.get("required")}
+        return self._fill(given, {"device_id": lambda: self.new_device()["device_id"]})
 
     def body(self, op):
         """The example with its {names} filled in, and names that are new."""
@@ -198,6 +214,8 @@ class World:
         known = {"product_id": self.product, "pem": self.new_ca if op.id == "AddCertificate" else self.pem,
                  "proof": self.proof, "app_id": self.space,
                  "rule_id": self.new_rule, "template_id": self.new_template, "user_id": lambda: self.iam.user()["id"],
+                 "device_id": lambda: self.new_device()["device_id"], "tagged_id": self.tagged,
+                 "new_group": lambda: unique("walk"),
                  "other_gateway_id": lambda: self.new_device()["device_id"],
                  "user_name": self.api.env["CAUSEWAY_USER"], "domain_name": self.api.env["CAUSEWAY_DOMAIN"],
                  "project_name": self.api.env["CAUSEWAY_REGION"],

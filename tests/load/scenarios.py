@@ -296,6 +296,53 @@ def seal(key, context, text):
     return f"v1.{hashlib.sha256(key).hexdigest()[:8]}.{sealed.hex()}"
 
 
+MANY_TAGS = """
+INSERT INTO registry.device_tag (device_key, record_id, tag_key, tag_value)
+SELECT device_key, record_id, k.key, k.key || device_key %% k.many FROM registry.device
+CROSS JOIN (VALUES ('street', 1000), ('town', 10)) k(key, many)
+"""
+SEARCHES = {  # {n} is a running number
+    "of a product and status": "product_id = 'million{n}' and status = 'INACTIVE' order by marker limit 50",
+    "of a tag of 1,000 devices": "tag_key = 'street' and tag_value = 'street{n}' order by marker limit 50",
+    "of a tag of 100,000, and a product": "tag_key = 'town' and tag_value = 'town1' and product_id = 'million{n}' limit 50",
+    "of the beginning of a name": "device_name like 'name1{n}%' limit 50",
+    "of a node, or a product in one hour": "node_id = 'node{n}' or product_id = 'million{n}' and create_time > '20200913T130000Z'",
+    "of a group and status": "group_id = '{group}' and status != 'ONLINE' order by marker limit 50",
+}
+
+
+def searches(b):
+    """Rows of the search over the million, of groups that follow it, and of what cannot be fast."""
+    with b.db.cursor() as cursor:
+        cursor.execute(MANY_TAGS)
+        cursor.execute("VACUUM ANALYZE registry.device_tag")
+        cursor.execute("CHECKPOINT")
+    groups = [b.api.post("/device-group", {"name": f"street{i}", "group_type": "DYNAMIC", "dynamic_group_rule":
+              f"tag_key = 'street' and tag_value = 'street{i}'"})["group_id"] for i in range(10)]  # fmt: skip
+    wait_until(lambda: not any(b.api.get(f"/device-group/{g}")["filling"] for g in groups), 120, 0.1, "the groups are full")
+
+    def ask(what, rate, calls):
+        body = json.dumps({"sql": f"select * from device where {what}".replace("{group}", groups[0])})
+        return call(b.api, "POST", "/search/query-devices", body=body, calls=calls, rate=rate, first=100,
+                    connections=4)["latency_us"]["p99"] / 1000
+    for what, where in SEARCHES.items():
+        yield Row(f"search {what}, 50/s, p99", b.times(lambda where=where: ask(where, 50, 50 * b.seconds)), "ms", 50, False, digits=1)
+
+    def follows(n):
+        """From the answer to a change until the list of the group's devices shows it."""
+        tag = {"resource_type": "device", "resource_id": f"device{n}", "tags": [{"tag_key": "street", "tag_value": "street3"}]}
+        before = b.api.get(f"/device-group/{groups[3]}")["device_count"]
+        b.api.post("/tags/bind-resource", tag, status=200)
+        begun = time.monotonic()
+        wait_until(lambda: b.api.get(f"/device-group/{groups[3]}")["device_count"] > before, 10, 0.002, "the group has it")
+        return time.monotonic() - begun
+    yield Row("a dynamic group follows a change, longest of 50", [max(follows(2000 * n + 500) for n in range(50))], "s", 2, False,
+              digits=2)
+    begun = time.monotonic()
+    wide = b.api.call("POST", "/search/query-devices", {"sql": "select count(*) from device where device_name != 'x' and status != 'y'"})
+    yield Row(f"a count of all that no index narrows, answered {wide.status}", [time.monotonic() - begun], "s", digits=2)
+
+
 def load_million(b):
     """1,000,000 devices in 1,000 products; KNOWN of them, spread evenly, with a secret. Returns their ids."""
     with b.db.cursor() as cursor:
@@ -334,6 +381,7 @@ def million(b):
     for what, (path, file) in lists.items():
         yield Row(f"a list of 50 {what}, 200/s, p99", b.times(p99(path, file)), "ms", 20, False, digits=1)
     yield Row("show of a random device, 500/s, p99", b.times(p99("/devices/{d}", ids, 500)), "ms", 5, False, digits=1)
+    yield from searches(b)
     fresh = iter(known)
 
     def logins(count):
