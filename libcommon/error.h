@@ -73,6 +73,9 @@
       "A wish names a property that the model does not have, or whose method has no W, or a "      \
       "value of another type.",                                                                    \
       "Write only what the model marks W.")                                                        \
+    X(NO_SAMPLES, "013910", 400, "No model can be drafted.",                                       \
+      "The samples have no properties, or the device has sent nothing.",                           \
+      "Give reports, or let the device send some.")                                                \
     X(NO_PRODUCT, "013900", 404, "The product does not exist.",                                    \
       "No product has this id in the space that is meant.", "List the products.")                  \
     X(PRODUCT_TAKEN, "013901", 400, "Invalid input.",                                              \

@@ -284,15 +284,22 @@ static void show_why(struct cw_api_call *call, void *self)
 }
 
 static const struct cw_api_op ops[] = {
-    { "ShowDeviceShadow", show_shadow },     { "UpdateDeviceShadowDesiredData", update_shadow },
-    { "DeleteDeviceShadow", delete_shadow }, { "ListDeviceHistory", list_history },
-    { "ShowDeviceWhy", show_why },           { 0 },
+    { "ShowDeviceShadow", show_shadow },
+    { "UpdateDeviceShadowDesiredData", update_shadow },
+    { "DeleteDeviceShadow", delete_shadow },
+    { "ListDeviceHistory", list_history },
+    { "ShowDeviceWhy", show_why },
+    { "CreateProductDraft", create_product_draft },
+    { 0 },
 };
 
 static const struct cw_space_rule spaces[] = {
     { "device",
       { "space_of_device", "SELECT app_id FROM registry.device_view WHERE device_id = $1" },
       { "path:device_id" } },
+    { "resource",
+      { "space_of_resource", "SELECT app_id FROM registry.device_view WHERE device_id = $1" },
+      { "body:device_id" } },
     { 0 },
 };
 

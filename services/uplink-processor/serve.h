@@ -11,6 +11,9 @@ void serve_query(struct cw_api_call *call, struct uplink *u, const struct cw_stm
 /* True if res has a row for the device of the path; else the call has been answered. */
 bool serve_has_rows(struct cw_api_call *call, PGresult *res);
 
+/* serve_draft.c: CreateProductDraft; NO_SAMPLES when nothing can be learned. */
+void create_product_draft(struct cw_api_call *call, void *self);
+
 /* serve_shadow.c; self is the uplink */
 void show_shadow(struct cw_api_call *call, void *self);
 /* Desired values of services, all or none: SHADOW_CONFLICT, NOT_WRITABLE, SHADOW_KEY. Answers with

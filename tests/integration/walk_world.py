@@ -200,6 +200,14 @@ class World:
             {"tag_key": "street", "tag_value": "north"}]}, status=200)
         return device
 
+    def reporting(self):
+        """A device that has said something."""
+        device = self.new_device()
+        with self.platform.connect(device) as peer:
+            peer.report("Pump", {"flow": 1})
+            wait_until(lambda: self.api.history(peer.id), 10, 0.05, "it is stored")
+        return device["device_id"]
+
     def url(self, op, values):
         return op.path.format(**values)
 
@@ -214,7 +222,7 @@ class World:
         known = {"product_id": self.product, "pem": self.new_ca if op.id == "AddCertificate" else self.pem,
                  "proof": self.proof, "app_id": self.space,
                  "rule_id": self.new_rule, "template_id": self.new_template, "user_id": lambda: self.iam.user()["id"],
-                 "device_id": lambda: self.new_device()["device_id"], "tagged_id": self.tagged,
+                 "device_id": lambda: self.new_device()["device_id"], "tagged_id": self.tagged, "reporting_id": self.reporting,
                  "new_group": lambda: unique("walk"),
                  "other_gateway_id": lambda: self.new_device()["device_id"],
                  "user_name": self.api.env["CAUSEWAY_USER"], "domain_name": self.api.env["CAUSEWAY_DOMAIN"],
