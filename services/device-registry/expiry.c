@@ -5,7 +5,7 @@
 #include <event2/event.h>
 
 #include "libcommon/log_read.h"
-#include "services/device-registry/registry.h"
+#include "services/device-registry/undelete.h"
 
 #define TICK_S      10
 #define EXPIRED_MAX 100 /* looked at in one tick */
@@ -74,6 +74,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
     (void)fd, (void)what;
     if (cw_app_draining(r->app))
         return;
+    undelete_sweep(r);
     cw_log_reader_owned(r->events, &owned);
     const struct cw_db_param p[] = { cw_db_array_param(&owned), cw_db_int(EXPIRED_MAX, max) };
     if (owned.n)

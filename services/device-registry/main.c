@@ -18,6 +18,7 @@
 #include "services/device-registry/strategies.h"
 #include "services/device-registry/subdevices.h"
 #include "services/device-registry/templates.h"
+#include "services/device-registry/undelete.h"
 
 #define AT(f) offsetof(struct registry, f)
 
@@ -31,6 +32,8 @@ static const struct cw_option options[] = {
     { "CAS_MAX", CW_OPT_INT, "100", 1, 10000, AT(cas_max), "CA certificates of devices" },
     { "POLICIES_MAX", CW_OPT_INT, "50", 1, 1000, AT(policies_max),
       "device policies, besides the one that each space begins with" },
+    { "UNDELETE_DAYS", CW_OPT_INT, "30", 0, 3650, AT(undelete_days),
+      "days for which a deleted device can be brought back" },
     { "TAGS_MAX", CW_OPT_INT, "10", 0, 1000, AT(tags_max), "tags of a device; 0: any number" },
     { "DEVICE_GROUPS_MAX", CW_OPT_INT, "1000", 0, 100000, AT(groups_max),
       "device groups; 0: any number" },
@@ -109,6 +112,8 @@ static const struct cw_api_op operations[] = {
     { "BindDevicePolicy", bind_policy },
     { "UnbindDevicePolicy", unbind_policy },
     { "ShowTargetsInDevicePolicy", list_policy_targets },
+    { "ListDeletedDevices", list_deleted },
+    { "UndeleteDevice", undelete_device },
     { "TagDevice", bind_tags },
     { "UntagDevice", unbind_tags },
     { "ListResourcesByTags", list_tagged },
@@ -164,6 +169,10 @@ static const struct cw_space_rule spaces[] = {
       { "space_of_strategy",
         "SELECT app_id FROM registry.bootstrap_strategy WHERE strategy_id = $1" },
       { "path:strategy_id" } },
+    { "deleted",
+      { "space_of_deleted", "SELECT app_id FROM registry.deleted_device WHERE device_id = $1"
+                            " ORDER BY record_id DESC LIMIT 1" },
+      { "path:device_id" } },
     { "resource",
       { "space_of_resource", "SELECT app_id FROM registry.device WHERE device_id = $1" },
       { "body:resource_id" } },

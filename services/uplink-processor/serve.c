@@ -263,10 +263,48 @@ static void add_state(struct cw_buf *out, PGresult *res)
     cw_buf_str(out, "}");
 }
 
-static void on_why(PGresult *res, void *arg)
+static const struct cw_stmt stmt_deleted = {
+    "serve_deleted",
+    "SELECT app_id, to_char(deleted AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') AS deleted,"
+    " reason, deleted_by, kept FROM registry.deleted_view WHERE device_id = $1"
+    " ORDER BY deleted_view.deleted DESC LIMIT 1"
+};
+
+/* There is no such device: was there one? */
+static void on_deleted(PGresult *res, void *arg)
 {
     struct cw_api_call *call = arg;
+    const char *device = cw_api_path(call, "device_id");
+    if (cw_db_outcome(res) != CW_DB_OK || PQntuples(res) == 0 ||
+        !cw_api_may(call, cw_db_str(res, 0, "app_id"))) {
+        cw_api_fail(call, CW_E_NO_DEVICE, "Device \"%s\".", device);
+        return;
+    }
+    const char *by = cw_db_str(res, 0, "deleted_by");
+    cw_api_fail(call, CW_E_NO_DEVICE, "Device \"%s\" was deleted on %s UTC by %s%s.", device,
+                cw_db_str(res, 0, "deleted"),
+                !by ? "the timeout of its registration: it never came online" : by,
+                *cw_db_str(res, 0, "kept") == 't'
+                    ? "; it can be brought back (POST …/deleted-devices/{device_id}/undelete)"
+                    : "");
+}
+
+struct why_asked {
+    struct cw_api_call *call;
+    struct uplink *u;
+};
+
+static void on_why(PGresult *res, void *arg)
+{
+    struct why_asked asked = *(struct why_asked *)arg;
+    struct cw_api_call *call = asked.call;
     struct cw_buf out = { 0 };
+    free(arg);
+    if (cw_db_outcome(res) == CW_DB_OK && PQntuples(res) == 0) {
+        serve_query(call, asked.u, &stmt_deleted, 1, &CW_TEXT(cw_api_path(call, "device_id")),
+                    on_deleted);
+        return;
+    }
     if (!serve_has_rows(call, res))
         return;
     cw_buf_str(&out, "{");
@@ -279,8 +317,14 @@ static void on_why(PGresult *res, void *arg)
 
 static void show_why(struct cw_api_call *call, void *self)
 {
-    struct cw_db_param par = CW_TEXT(cw_api_path(call, "device_id"));
-    serve_query(call, self, &stmt_why, 1, &par, on_why);
+    struct uplink *u = self;
+    struct why_asked *asked = cw_malloc(sizeof *asked);
+    *asked = (struct why_asked){ call, u };
+    if (cw_db_exec(cw_app_db(u->app), &stmt_why, 1, &CW_TEXT(cw_api_path(call, "device_id")),
+                   on_why, asked))
+        return;
+    free(asked);
+    cw_api_fail(call, CW_E_UNAVAILABLE, "The database is away.");
 }
 
 static const struct cw_api_op ops[] = {

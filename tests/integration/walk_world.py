@@ -200,6 +200,11 @@ class World:
             {"tag_key": "street", "tag_value": "north"}]}, status=200)
         return device
 
+    def path_UndeleteDevice(self):
+        device = self.new_device()["device_id"]
+        self.api.delete(f"/devices/{device}")
+        return {"device_id": device}
+
     def reporting(self):
         """A device that has said something."""
         device = self.new_device()
