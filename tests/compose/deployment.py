@@ -82,7 +82,8 @@ class Deployment(Addressed):
             return False
 
     def down(self):
-        self.compose(*PROFILES, "down", "-v", "--timeout", "5")
+        for last in (False, True):  # a container that starts again meanwhile still holds its network
+            self.compose(*PROFILES, "down", "-v", "--timeout", "5", check=last)
 
     def logs(self, lines=200):
         return self.compose("logs", "--no-color", "--tail", str(lines), check=False)

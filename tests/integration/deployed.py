@@ -10,6 +10,11 @@ from rest import Api
 ACCESS = os.environ.get("CAUSEWAY_ACCESS")
 
 
+def is_us(peer):
+    """Is this the address that a platform saw us come from? Elsewhere, it is one of a network that we do not know."""
+    return bool(peer) if ACCESS else peer.startswith("127.0.0.1")
+
+
 class Addressed:
     """What a client can do, whoever runs the platform. Needs self.access."""
 
