@@ -92,13 +92,16 @@ static const struct cw_stmt stmt_new = {
                "SELECT partition, $22::bytea FROM d"                                               \
                " RETURNING id"
 static const struct cw_stmt stmt_insert = { "devices_insert", INSERT("") };
-/* With device policies: it is never without them. */
+/* With device policies and tags of a template: it is never without them. */
 static const struct cw_stmt stmt_insert_bound = {
     "devices_insert_bound",
     INSERT(", b AS (INSERT INTO registry.policy_target (policy_id, target_type, target_id,"
            "  device_key) SELECT q.policy_id, 'device', d.device_id, d.device_key FROM d"
            "  JOIN registry.device_policy q ON q.app_id = d.app_id"
-           "  AND q.policy_id = ANY(string_to_array(lower($23), ',')))")
+           "  AND q.policy_id = ANY(string_to_array(lower($23), ','))),"
+           " t AS (INSERT INTO registry.device_tag (device_key, record_id, tag_key, tag_value)"
+           "  SELECT d.device_key, $2, e ->> 'tag_key', COALESCE(e ->> 'tag_value', '')"
+           "  FROM d, jsonb_array_elements(NULLIF($24, '')::jsonb) e)")
 };
 
 struct adding {
@@ -211,7 +214,7 @@ static bool insert(struct adding *w, json_t *body, int64_t now_ms)
     char context[64], key[24], product[24], depth[24], part[24], timeout[24], now[24];
     const json_t *o = w->device, *auth = json_object_get(o, "auth_info");
     /* of a template; nothing that comes over REST has it in its path */
-    const char *policies = cw_api_path(w->call, "policy_ids");
+    const char *policies = cw_api_path(w->call, "policy_ids"), *tags = cw_api_path(w->call, "tags");
     char *extension = text_of(json_object_get(body, "extension_info")),
          *desired = text_of(w->desired),
          *sealed = *w->secret ? cw_seal(w->r->seal_key, seal_context(context, w->device_key, false),
@@ -242,9 +245,11 @@ static bool insert(struct adding *w, json_t *body, int64_t now_ms)
         cw_db_int(now_ms, now),
         CW_BIN(event.data, event.len),
         CW_TEXT(policies),
+        CW_TEXT(tags),
     };
-    bool sent = cw_db_exec(registry_db(w->r), *policies ? &stmt_insert_bound : &stmt_insert,
-                           *policies ? 23 : 22, p, on_inserted, w) != NULL;
+    bool bound = *policies || *tags;
+    bool sent = cw_db_exec(registry_db(w->r), bound ? &stmt_insert_bound : &stmt_insert,
+                           bound ? 24 : 22, p, on_inserted, w) != NULL;
     free(extension);
     free(desired);
     free(sealed);
@@ -273,7 +278,8 @@ static void shape(struct adding *w, json_t *body, const PGresult *res, int64_t n
     json_object_set_new(o, "node_type", json_string(w->parent_key ? "ENDPOINT" : "GATEWAY"));
     json_object_set_new(o, "status", json_string("INACTIVE"));
     json_object_set_new(o, "create_time", json_string(cw_time_basic(time, now_ms)));
-    json_object_set_new(o, "tags", json_array());
+    json_t *tags = json_loads(cw_api_path(w->call, "tags"), 0, NULL);
+    json_object_set_new(o, "tags", tags ? tags : json_array());
     if (by_secret && get(auth, "secret"))
         snprintf(w->secret, sizeof w->secret, "%s", get(auth, "secret"));
     else if (by_secret)

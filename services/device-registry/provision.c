@@ -55,6 +55,7 @@ static void provision_free(struct provision *p)
     json_decref(p->device);
     free(p->reply_to);
     free(p->policies);
+    free(p->tags);
     free(p->project_id);
     free(p->grounds);
     free(p->scope_id);
@@ -193,12 +194,15 @@ static void on_added(int rc, const Causeway__ApiReply *reply, void *arg)
 static void add(struct provision *p)
 {
     Causeway__ApiRequest q = CAUSEWAY__API_REQUEST__INIT;
-    Causeway__Pair pair = CAUSEWAY__PAIR__INIT, *pairs[] = { &pair };
-    pair.name = (char *)"policy_ids";
-    pair.value = p->policies;
+    Causeway__Pair policies = CAUSEWAY__PAIR__INIT, tags = CAUSEWAY__PAIR__INIT;
+    Causeway__Pair *pairs[] = { &policies, &tags };
+    policies.name = (char *)"policy_ids";
+    policies.value = p->policies ? p->policies : (char *)"";
+    tags.name = (char *)"tags";
+    tags.value = p->tags ? p->tags : (char *)"";
     q.operation = (char *)"AddDevice";
     q.path = pairs;
-    q.n_path = p->policies ? 1 : 0;
+    q.n_path = CW_ARRAY_LEN(pairs);
     if (ask(p, "registry", &q, p->device, on_added, p) < 0)
         provision_unavailable(p);
 }
@@ -332,6 +336,7 @@ static void on_template(PGresult *res, void *arg)
                             p->ca.certificate_id, cw_db_str(res, 0, "template_id"),
                             cw_db_str(res, 0, "template_name"));
     join_policies(p, template_policies(body));
+    p->tags = template_tags(body) ? json_text(template_tags(body)) : NULL;
     if (fill(p, body) && is_named_so(p)) {
         json_object_set_new(p->device, "app_id", json_string(cw_db_str(res, 0, "app_id")));
         json_object_set_new(p->device, "auth_info",

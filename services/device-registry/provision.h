@@ -19,6 +19,7 @@ struct provision {
     struct trust_ca ca;
     json_t *device;   /* the body of AddDevice */
     char *policies;   /* ids, a comma between them; NULL: none */
+    char *tags;       /* JSON; NULL: none */
     char *project_id; /* whose audit log is written */
     char *grounds;    /* what allows it, for the audit log */
     char *scope_id;   /* of which a place is taken; NULL: none */

@@ -92,6 +92,20 @@ static const json_t *device_of(const json_t *body)
     return json_object_get(json_object_get(body, "resources"), "device");
 }
 
+static bool tags_fit(const struct reading *r, const json_t *tags)
+{
+    size_t i, k;
+    const json_t *tag;
+    json_array_foreach(tags, i, tag)
+    {
+        for (k = 0; k < i; k++)
+            if (json_equal(json_object_get(json_array_get(tags, k), "tag_key"),
+                           json_object_get(tag, "tag_key")))
+                return wrong(r, "template_body.resources.device.tags[%zu].tag_key: comes twice", i);
+    }
+    return true;
+}
+
 const char *template_fault(const json_t *body, char *buf, size_t size)
 {
     static const struct {
@@ -112,11 +126,7 @@ const char *template_fault(const json_t *body, char *buf, size_t size)
         if ((value || fields[i].required) && !value_fits(&r, value, fields[i].path, fields[i].text))
             return buf;
     }
-    if (json_array_size(json_object_get(device, "tags"))) { /* rather than to leave them out */
-        wrong(&r, "template_body.resources.device.tags: devices have no tags yet");
-        return buf;
-    }
-    return NULL;
+    return tags_fit(&r, json_object_get(device, "tags")) ? NULL : buf;
 }
 
 /* ---- the device */
@@ -164,6 +174,8 @@ json_t *template_device(const json_t *body, const X509 *cert, struct login_refus
     }
     return out;
 }
+
+const json_t *template_tags(const json_t *body) { return json_object_get(device_of(body), "tags"); }
 
 const json_t *template_policies(const json_t *body)
 {

@@ -14,3 +14,4 @@ const char *template_fault(const json_t *body, char *buf, size_t size);
 json_t *template_device(const json_t *body, const X509 *cert, struct login_refusal *why);
 /* Borrowed; NULL: none. */
 const json_t *template_policies(const json_t *body);
+const json_t *template_tags(const json_t *body);
