@@ -85,9 +85,9 @@ json_t *device_json(const struct registry *r, const PGresult *res, int row, enum
                         json_string(cw_db_str(res, row, "parent_key") ? "ENDPOINT" : "GATEWAY"));
     json_object_set_new(o, "tags", json_array());
     cw_row_json(o, "tags", res, row, "tags");
-    cw_row_json(o, "extension_info", res, row, "extension_info");
     if (parts == DEVICE_LISTED)
         return o;
+    cw_row_json(o, "extension_info", res, row, "extension_info");
     for (size_t i = 0; i < CW_ARRAY_LEN(more); i++)
         cw_row_text(o, more[i], res, row, more[i]);
     json_object_set_new(o, "auth_info", auth_json(r, res, row, parts == DEVICE_WHOLE));

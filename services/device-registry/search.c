@@ -30,7 +30,6 @@ static json_t *pruned(json_t *device, uint32_t shown)
 static json_t *found_json(const struct searching *w, const PGresult *res, int row)
 {
     json_t *o = device_json(w->r, res, row, DEVICE_LISTED);
-    json_object_del(o, "extension_info");
     json_object_del(o, "description");
     cw_row_json(o, "groups", res, row, "groups");
     json_object_set_new(o, "modules", json_array()); /* of upgrades, which there are none of yet */
