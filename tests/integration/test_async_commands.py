@@ -176,6 +176,7 @@ def history(platform, api, product):
         wait_until(lambda: api.get(path(device))["page"]["count"] == 0)
         delivered = api.post(path(device), DRAIN, status=200)["command_id"]
         wait_until(lambda: api.get(f"{path(device)}/{delivered}")["status"] == "DELIVERED")
+    wait_until(lambda: api.device(device["device_id"])["status"] == "OFFLINE")
     waiting = [api.post(path(device), {**DRAIN, "command_name": "drain"}, status=200)["command_id"] for _ in range(2)]
     return device, done, delivered, waiting
 
