@@ -95,6 +95,21 @@
       "A product of the space came from a package of this manufacturer and model; the text names " \
       "it.",                                                                                       \
       "Update that product, or change manufacturerId or model in the package.")                    \
+    X(NO_TOPIC, "013911", 404, "The topic does not exist.",                                        \
+      "The product defines no custom topic with this topic_id.",                                   \
+      "List the topics of the product.")                                                           \
+    X(TOPIC_BAD, "013912", 400, "Invalid input.",                                                  \
+      "A custom topic has 1 to 64 letters, digits, _ and /, does not begin with / and has no two " \
+      "of them in a row.",                                                                         \
+      "Give what stands behind $oc/devices/{device_id}/user/.")                                    \
+    X(TOPIC_TAKEN, "013913", 400, "Invalid input.",                                                \
+      "The product defines this topic; the text has its topic_id.",                                \
+      "Delete it first to change its rights.")                                                     \
+    X(TOPIC_QUOTA, "013914", 403, "Operation not allowed.",                                        \
+      "A product defines 50 topics at most.", "Delete topics that no device uses.")                \
+    X(TOPIC_UNDEFINED, "014916", 400, "Invalid input.",                                            \
+      "The product of the device defines custom topics, and not this one for devices to receive.", \
+      "Define the topic for the product, or send to one that is defined.")                         \
     X(PRODUCT_FIXED, "013907", 403, "Operation not allowed.",                                      \
       "Devices speak the product's protocol and format: they stay while it has devices.",          \
       "Create another product, or delete its devices first.")                                      \

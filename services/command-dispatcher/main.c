@@ -142,7 +142,7 @@ int main(int argc, char **argv)
                                                 .options = options,
                                                 .self = &self,
                                                 .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
-                                                .schema_version = 16,
+                                                .schema_version = 26,
                                                 .start = start,
                                                 .drain = drain,
                                                 .stop = stop },

@@ -178,6 +178,44 @@ static void store(struct creating *c, json_t *body)
     free(properties);
 }
 
+/* Custom topics are those of the product of the directly connected device, if it defines any. */
+static const struct cw_stmt topics = {
+    "message_topics",
+    "SELECT count(*) AS defined, COALESCE(bool_or(t.topic = $2 AND t.rights <> 'PUBLISH'), false)"
+    " AS fits FROM registry.device_view r JOIN registry.product_topic_view t USING (product_key)"
+    " WHERE r.device_id = $1"
+};
+
+static void on_topics(PGresult *res, void *arg)
+{
+    struct creating *c = arg;
+    const char *suffix = cw_json_text(cw_api_body(c->call), "topic");
+    bool fine = !cw_api_db_failed(c->call, res, "topics of the product");
+    int64_t defined = fine ? cw_db_i64(res, 0, "defined", 0) : 0;
+    if (fine && (defined ? *cw_db_str(res, 0, "fits") == 't' : !cw_app_strict(c->d->app))) {
+        store(c, cw_api_body(c->call));
+        return;
+    }
+    if (fine)
+        cw_api_fail(
+            c->call, CW_E_TOPIC_UNDEFINED,
+            "topic: \"%s\" is none of those that the product of \"%s\" lets devices receive.",
+            suffix, c->to.root_id);
+    creating_free(c);
+}
+
+static void check_topic(struct creating *c)
+{
+    const char *suffix = cw_json_text(cw_api_body(c->call), "topic");
+    const struct cw_db_param p[] = { CW_TEXT(c->to.root_id), CW_TEXT(suffix) };
+    if (!suffix)
+        store(c, cw_api_body(c->call));
+    else if (!cw_db_exec(c->d->db, &topics, CW_ARRAY_LEN(p), p, on_topics, c)) {
+        cw_api_no_db(c->call);
+        creating_free(c);
+    }
+}
+
 static void on_target(int found, struct target *t, void *arg)
 {
     struct creating *c = arg;
@@ -196,7 +234,7 @@ static void on_target(int found, struct target *t, void *arg)
         creating_free(c);
         return;
     }
-    store(c, body);
+    check_topic(c);
 }
 
 void create_message(struct cw_api_call *call, void *self)

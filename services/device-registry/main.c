@@ -12,6 +12,7 @@
 #include "services/device-registry/groups.h"
 #include "services/device-registry/kept.h"
 #include "services/device-registry/policies.h"
+#include "services/device-registry/product_topics.h"
 #include "services/device-registry/provision.h"
 #include "services/device-registry/refusals.h"
 #include "services/device-registry/scopes.h"
@@ -74,6 +75,9 @@ static const struct cw_api_op operations[] = {
     { "ShowProduct", show_product },
     { "UpdateProduct", update_product },
     { "DeleteProduct", delete_product },
+    { "ListProductTopics", list_product_topics },
+    { "CreateProductTopic", create_product_topic },
+    { "DeleteProductTopic", delete_product_topic },
     { "ImportProduct", import_product },
     { "ExportProduct", export_product },
     { "AddCertificate", add_ca },
@@ -305,7 +309,7 @@ int main(int argc, char **argv)
                               .options = options,
                               .self = &self,
                               .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
-                              .schema_version = 25,
+                              .schema_version = 26,
                               .start = start,
                               .drain = drain,
                               .stop = stop },

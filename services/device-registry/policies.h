@@ -23,6 +23,8 @@ const char *policy_fault(const json_t *statement, char *buf, size_t size);
 void policies_tell(const struct cw_bus_msg *msg, void *self);
 /* After the commit: gateways ask again, also for these devices. */
 void policies_changed(struct registry *r, const int64_t *device_keys, size_t n);
+/* The same for the custom topics of a product. */
+void topics_changed(struct registry *r, int64_t product_key);
 
 /* NO_POLICY, unless its row is there; false: the call has been failed. */
 bool policy_is_there(struct cw_api_call *call, bool is);

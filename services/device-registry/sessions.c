@@ -7,6 +7,7 @@
 #include "libcommon/metrics.h"
 #include "services/device-registry/device_certs.h"
 #include "services/device-registry/kept.h"
+#include "services/device-registry/product_topics.h"
 #include "services/device-registry/refusals.h"
 #include "services/device-registry/trust.h"
 
@@ -19,20 +20,31 @@ static const struct cw_stmt stmt_lookup = {
     " d.fingerprint, d.secondary_fingerprint, c.status AS certificate_status, k.filters,"
     " (SELECT string_agg(t.policy_id, '' ORDER BY t.policy_id) FROM registry.policy_target t"
     "  WHERE t.device_key = d.device_key) AS policies, p.product_id,"
-    " k.filters IS NOT NULL AND k.expiry_s < 4294967295 AND d.status = 'OFFLINE' AND"
-    " d.connection_status_update_time + k.expiry_s * interval '1 second' < now() AS kept_over,"
-    " CASE WHEN d.device_key IS NULL THEN"
-    "  (SELECT " SQL_BASIC_TIME(
-        "t.deleted") " || CASE WHEN t.reason = 'timeout' THEN ' by its timeout'"
-                     "    WHEN t.deleted_by <> '' THEN ' by user ' || t.deleted_by ELSE '' END"
-                     "   FROM registry.device_tombstone t WHERE t.device_id = i.id"
-                     "   ORDER BY t.deleted DESC LIMIT 1) END AS deleted"
-                     " FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS i(id, shown, n)"
-                     " LEFT JOIN registry.device d ON d.device_id = i.id"
-                     " LEFT JOIN registry.device_certificate c ON c.app_id = d.app_id"
-                     "  AND c.fingerprint = i.shown AND d.auth_type = 'CERTIFICATES'"
-                     " LEFT JOIN registry.product p USING (product_key)"
-                     " LEFT JOIN registry.kept_session k USING (device_key) ORDER BY i.n"
+    " " SQL_TOPICS(
+        "d.product_key") " AS topics,"
+                         " k.filters IS NOT NULL AND k.expiry_s < 4294967295 AND d.status = "
+                         "'OFFLINE' AND"
+                         " d.connection_status_update_time + k.expiry_s * interval '1 second' < "
+                         "now() AS kept_over,"
+                         " CASE WHEN d.device_key IS NULL THEN"
+                         "  (SELECT " SQL_BASIC_TIME(
+                             "t.deleted") " || CASE WHEN t.reason = 'timeout' THEN ' by its "
+                                          "timeout'"
+                                          "    WHEN t.deleted_by <> '' THEN ' by user ' || "
+                                          "t.deleted_by ELSE '' END"
+                                          "   FROM registry.device_tombstone t WHERE t.device_id = "
+                                          "i.id"
+                                          "   ORDER BY t.deleted DESC LIMIT 1) END AS deleted"
+                                          " FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS "
+                                          "i(id, shown, n)"
+                                          " LEFT JOIN registry.device d ON d.device_id = i.id"
+                                          " LEFT JOIN registry.device_certificate c ON c.app_id = "
+                                          "d.app_id"
+                                          "  AND c.fingerprint = i.shown AND d.auth_type = "
+                                          "'CERTIFICATES'"
+                                          " LEFT JOIN registry.product p USING (product_key)"
+                                          " LEFT JOIN registry.kept_session k USING (device_key) "
+                                          "ORDER BY i.n"
 };
 /* The lock on the device's row puts logins of one device into one order, so that session numbers
  * grow with time, and makes a login wait for a change of the secret and then find it. */
@@ -73,7 +85,7 @@ static const struct cw_stmt stmt_open_certificate = {
 struct login {
     struct login_refusal refusal;
     int64_t device_key, product_key, auth_version, session_no, old_session_no;
-    char *old_gateway, *app_id, *product_id, *policies;
+    char *old_gateway, *app_id, *product_id, *policies, *topics;
     char shown[65];    /* SHA-256 of the certificate that let it in; "": none */
     bool binds;        /* the device to it */
     bool provision;    /* the gateway is to ask whether it registers itself */
@@ -118,6 +130,7 @@ static void batch_free(struct batch *b)
         free(b->logins[i].app_id);
         free(b->logins[i].product_id);
         free(b->logins[i].policies);
+        free(b->logins[i].topics);
         free(b->logins[i].kept);
     }
     causeway__session_open_batch__free_unpacked(b->request, NULL);
@@ -134,6 +147,7 @@ static void reply(struct batch *b)
     Causeway__SessionOpened *rows = cw_calloc(b->n, sizeof *rows),
                             **list = cw_calloc(b->n, sizeof(void *));
     struct kept_lists kept = { 0 };
+    struct topics_told topics = { 0 };
     for (size_t i = 0; i < b->n; i++) {
         struct login *l = &b->logins[i];
         causeway__session_opened__init(&rows[i]);
@@ -148,6 +162,8 @@ static void reply(struct batch *b)
         rows[i].policies = or_empty(l->policies);
         if (l->kept && !l->refusal.connack)
             kept_unpack(&kept, &rows[i], l->kept);
+        if (!l->refusal.connack)
+            topics_add(&topics, l->product_key, l->topics);
         rows[i].code = or_empty(l->refusal.code);
         rows[i].reason = l->refusal.reason;
         rows[i].next_step = or_empty(l->refusal.next_step);
@@ -157,6 +173,8 @@ static void reply(struct batch *b)
     }
     out.n_results = b->n;
     out.results = list;
+    out.n_topics = topics.n;
+    out.topics = topics.list;
     size_t size = causeway__session_open_reply__get_packed_size(&out);
     uint8_t *packed = cw_malloc(size + 1);
     causeway__session_open_reply__pack(&out, packed);
@@ -166,6 +184,7 @@ static void reply(struct batch *b)
     free(rows);
     free(list);
     kept_lists_free(&kept);
+    topics_free(&topics);
     batch_free(b);
 }
 
@@ -398,6 +417,8 @@ static void check_one(struct batch *b, const PGresult *res, size_t i, int64_t no
         l->product_id = cw_strdup(cw_db_str(res, row, "product_id"));
         const char *policies = cw_db_str(res, row, "policies");
         l->policies = policies ? cw_strdup(policies) : NULL;
+        const char *topics = cw_db_str(res, row, "topics");
+        l->topics = topics ? cw_strdup(topics) : NULL;
         device.auth_type = cw_db_str(res, row, "auth_type");
         device.frozen = is_set(res, row, "frozen");
         device.child = cw_db_str(res, row, "parent_key") != NULL;

@@ -111,6 +111,8 @@ static void on_provisioned(int rc, const struct cw_bus_msg *msg, void *arg)
         rc == 0 ? causeway__session_open_reply__unpack(NULL, msg->len, msg->data) : NULL;
     gateway_awake(a->gw);
     a->provisioning--;
+    if (reply)
+        policies_topics(a->gw, reply);
     finish(a, e, reply && reply->n_results == 1 ? reply->results[0] : NULL);
     if (reply)
         causeway__session_open_reply__free_unpacked(reply, NULL);
@@ -164,6 +166,8 @@ static void on_reply(int rc, const struct cw_bus_msg *msg, void *arg)
     if (!reply || reply->n_results != b->n)
         cw_log_limited(&gate, CW_WARN, "registry_away", "connects=%zu reason=\"%s\"", b->n,
                        rc < 0 ? strerror(-rc) : "an answer that does not fit");
+    if (reply)
+        policies_topics(a->gw, reply);
     finish_batch(b, reply && reply->n_results == b->n ? reply : NULL);
     if (reply)
         causeway__session_open_reply__free_unpacked(reply, NULL);

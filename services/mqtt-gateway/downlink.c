@@ -8,6 +8,7 @@
 #include "services/mqtt-gateway/bridge.h"
 #include "services/mqtt-gateway/legacy.h"
 #include "services/mqtt-gateway/packet_props.h"
+#include "services/mqtt-gateway/policies.h"
 #include "services/mqtt-gateway/topic.h"
 
 #define UNACKED_MAX    64
@@ -307,6 +308,16 @@ static void publish_legacy(struct session *s, const Causeway__Downlink *msg, con
     cw_buf_free(&payload);
 }
 
+/* The QoS that it has subscribed, or -ENOENT; also for a custom topic that its product does not let
+ * it receive, whatever it has subscribed before. */
+static int granted_to(const struct session *s, struct text topic)
+{
+    struct text custom = topic_custom(s->device_id, topic);
+    if (custom.len && !policies_allow_custom(s, POLICY_SUBSCRIBE, custom, NULL))
+        return -ENOENT;
+    return subscription_match(s, topic, false);
+}
+
 static void on_publish(struct gateway *gw, const Causeway__Downlink *msg, const char *reply)
 {
     struct text topic = { msg->topic, strlen(msg->topic) };
@@ -315,7 +326,7 @@ static void on_publish(struct gateway *gw, const Causeway__Downlink *msg, const 
         reply_plain(gw, reply, OUTCOME(NO_SESSION));
         return;
     }
-    int granted = subscription_match(s, topic, false);
+    int granted = granted_to(s, topic);
     if (granted < 0 && (msg->needs_subscription || !topic_is_system_down(s->device_id, topic))) {
         reply_plain(gw, reply, OUTCOME(NOT_SUBSCRIBED));
         return;

@@ -156,13 +156,26 @@ static uint8_t refuse_by_policy(const struct session *s, const struct policy_que
     return refusal(s, REASON_NOT_AUTHORIZED);
 }
 
+static uint8_t refuse_custom(const struct session *s, struct text filter,
+                             const struct custom_refusal *why)
+{
+    char sample[256];
+    snprintf(sample, sizeof sample, "%.*s", (int)(filter.len < 200 ? filter.len : 200), filter.p);
+    notice(s, CW_LAYER_TOPIC, why->code, why->reason, why->next_step, sample);
+    return refusal(s, REASON_NOT_AUTHORIZED);
+}
+
 static uint8_t subscribe(struct session *s, const struct packet_filter *f)
 {
     uint8_t granted = f->qos > 1 ? 1 : f->qos;
     struct policy_question q = { .action = POLICY_SUBSCRIBE, .topic = f->filter };
+    struct text custom = topic_custom(s->device_id, f->filter);
+    struct custom_refusal why;
     int rc = topic_check_filter(s->device_id, f->filter);
     if (rc == 0 && topic_is_free(f->filter) && !policies_allow(s, &q))
         return refuse_by_policy(s, &q);
+    if (rc == 0 && custom.len && !policies_allow_custom(s, POLICY_SUBSCRIBE, custom, &why))
+        return refuse_custom(s, f->filter, &why);
     if (rc == 0)
         rc = subscription_add(s, f, granted);
     return rc == 0 ? granted : refuse_filter(s, rc, f->filter);

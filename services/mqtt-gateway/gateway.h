@@ -25,6 +25,7 @@ struct takeover;
 struct route_key;
 struct shared_name;
 struct policies;
+struct product_topics;
 struct bridges;
 
 struct gateway_settings {
@@ -63,6 +64,7 @@ struct gateway {
     struct auth *auth;
     struct peers *peers;
     struct policies *policies;
+    struct product_topics *product_topics; /* uthash */
     struct bridges *bridges;
     struct event *later;       /* at the end of this turn of the loop: write, free */
     struct event *drain_check; /* while draining */

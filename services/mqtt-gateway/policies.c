@@ -6,12 +6,13 @@
 
 #include "services/mqtt-gateway/auth.h"
 
-#define SUBJECT   "api.registry.policies"
-#define ID_LEN    24
-#define KEYS_MAX  1000  /* devices that are asked for at once */
-#define AGAIN_MS  500   /* after no answer */
-#define GATHER_MS 50    /* changes that come together are asked for once */
-#define RECENT_MS 10000 /* a login may have been on its way for so long */
+#define SUBJECT    "api.registry.policies"
+#define ID_LEN     24
+#define KEYS_MAX   1000  /* devices that are asked for at once */
+#define TOPICS_MAX 500   /* products the same */
+#define AGAIN_MS   500   /* after no answer */
+#define GATHER_MS  50    /* changes that come together are asked for once */
+#define RECENT_MS  10000 /* a login may have been on its way for so long */
 
 struct entry {
     LIST_ENTRY(entry) link;
@@ -39,7 +40,7 @@ struct policies {
     struct cw_bus_request *request;
     int64_t *keys; /* devices to be asked for; the first `asked` of them are on their way */
     size_t n_keys, keys_size, asked;
-    int64_t hinted_ms; /* when devices were last said to be bound otherwise */
+    int64_t hinted_ms; /* when devices were last said to be bound otherwise, or topics to differ */
     bool known, stale;
 };
 
@@ -96,6 +97,17 @@ bool policies_let_through(const struct session *s, struct text filter, struct te
         return false;
     policies_allow(s, &of_topic);
     return !of_topic.denied_by;
+}
+
+bool policies_allow_custom(const struct session *s, enum policy_action action, struct text name,
+                           struct custom_refusal *why)
+{
+    const struct custom_question q = { .action = action,
+                                       .name = name,
+                                       .strict = cw_app_strict(s->gw->app),
+                                       .device_id = s->device_id,
+                                       .product_id = s->product_id };
+    return product_topics_allow(s->topics, &q, why);
 }
 
 const char *policies_reason(const struct policy_question *q)
@@ -215,12 +227,29 @@ static void doubt(struct policies *p, int64_t device_key)
     ask_after(p, GATHER_MS);
 }
 
+static void doubt_topics(struct policies *p, struct product_topics *t)
+{
+    t->doubted = true;
+    ask_after(p, GATHER_MS);
+}
+
+void policies_topics(struct gateway *gw, const Causeway__SessionOpenReply *reply)
+{
+    for (size_t i = 0; i < reply->n_topics; i++)
+        product_topics_set(product_topics_of(&gw->product_topics, reply->topics[i]->product_key),
+                           reply->topics[i]);
+}
+
 void policies_session(struct session *s, const char *policies)
 {
     struct policies *p = s->gw->policies;
+    struct product_topics *t = product_topics_of(&s->gw->product_topics, s->product_key);
     set_policies(s, policies);
-    if (p->hinted_ms && cw_mono_ms() - p->hinted_ms < RECENT_MS)
+    s->topics = t;
+    if (p->hinted_ms && cw_mono_ms() - p->hinted_ms < RECENT_MS) {
         doubt(p, s->device_key);
+        doubt_topics(p, t);
+    }
 }
 
 static void take_devices(struct policies *p, const Causeway__PoliciesReply *reply)
@@ -241,6 +270,25 @@ static void take_devices(struct policies *p, const Causeway__PoliciesReply *repl
     p->asked = 0;
 }
 
+/* Those that were asked for: no longer, or once more. */
+static bool settle_topics(struct policies *p, bool answered)
+{
+    bool doubted = false;
+    for (struct product_topics *t = p->gw->product_topics; t; t = t->hh.next) {
+        t->doubted |= t->asked && !answered;
+        t->asked = false;
+        doubted |= t->doubted;
+    }
+    return doubted;
+}
+
+static void take_topics(struct policies *p, const Causeway__PoliciesReply *reply)
+{
+    for (size_t i = 0; i < reply->n_topics; i++)
+        product_topics_set(product_topics_of(&p->gw->product_topics, reply->topics[i]->product_key),
+                           reply->topics[i]);
+}
+
 static void on_reply(int rc, const struct cw_bus_msg *msg, void *arg)
 {
     struct policies *p = arg;
@@ -250,38 +298,68 @@ static void on_reply(int rc, const struct cw_bus_msg *msg, void *arg)
         rc == 0 ? causeway__policies_reply__unpack(NULL, msg->len, msg->data) : NULL;
     if (!reply || reply->away) {
         causeway__policies_reply__free_unpacked(reply, NULL);
+        settle_topics(p, false);
         p->stale = true;
         ask_after(p, AGAIN_MS);
         return;
     }
     replace(p, reply);
     take_devices(p, reply);
+    take_topics(p, reply);
+    bool more = settle_topics(p, true);
     causeway__policies_reply__free_unpacked(reply, NULL);
     bool first = !p->known;
     p->known = true;
-    if (p->stale || p->n_keys)
+    if (p->stale || p->n_keys || more)
         ask_after(p, 0);
     if (first)
         auth_go_on(p->gw);
+}
+
+static size_t gather_topics(struct policies *p, int64_t keys[TOPICS_MAX])
+{
+    size_t n = 0;
+    for (struct product_topics *t = p->gw->product_topics; t && n < TOPICS_MAX; t = t->hh.next)
+        if (t->doubted) {
+            t->doubted = false;
+            t->asked = true;
+            keys[n++] = t->product_key;
+        }
+    return n;
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *arg)
 {
     struct policies *p = arg;
     Causeway__PoliciesAsk ask = CAUSEWAY__POLICIES_ASK__INIT;
+    int64_t products[TOPICS_MAX];
     (void)fd, (void)what;
     gateway_awake(p->gw);
     p->asked = p->n_keys < KEYS_MAX ? p->n_keys : KEYS_MAX;
     ask.device_keys = p->keys;
     ask.n_device_keys = p->asked;
+    ask.product_keys = products;
+    ask.n_product_keys = gather_topics(p, products);
     size_t n = causeway__policies_ask__get_packed_size(&ask);
     uint8_t *packed = cw_malloc(n + 1);
     causeway__policies_ask__pack(&ask, packed);
     p->stale = false;
     p->request = cw_bus_request(p->gw->bus, SUBJECT, packed, n, p->gw->set.auth_ms, on_reply, p);
     free(packed);
-    if (!p->request)
-        p->stale = true; /* on_bus() asks */
+    if (!p->request) { /* on_bus() asks */
+        settle_topics(p, false);
+        p->stale = true;
+    }
+}
+
+static void doubt_products(struct policies *p, const Causeway__PoliciesAsk *hint)
+{
+    for (size_t i = 0; i < hint->n_product_keys; i++) {
+        struct product_topics *t;
+        HASH_FIND(hh, p->gw->product_topics, &hint->product_keys[i], sizeof(int64_t), t);
+        if (t)
+            doubt_topics(p, t);
+    }
 }
 
 static void on_hint(const struct cw_bus_msg *msg, void *arg)
@@ -292,11 +370,12 @@ static void on_hint(const struct cw_bus_msg *msg, void *arg)
         msg->no_responders ? NULL : causeway__policies_ask__unpack(NULL, msg->len, msg->data);
     if (!hint)
         return;
-    if (hint->n_device_keys)
+    if (hint->n_device_keys || hint->n_product_keys)
         p->hinted_ms = cw_mono_ms();
     for (size_t i = 0; i < hint->n_device_keys; i++)
         if (session_by_key(p->gw, hint->device_keys[i]))
             doubt(p, hint->device_keys[i]);
+    doubt_products(p, hint);
     causeway__policies_ask__free_unpacked(hint, NULL);
     p->stale = true;
     ask_after(p, GATHER_MS);
@@ -310,6 +389,8 @@ static void on_bus(bool connected, void *arg)
     if (!connected)
         return;
     HASH_ITER(by_key, p->gw->by_key, s, next) { doubt(p, s->device_key); }
+    for (struct product_topics *t = p->gw->product_topics; t; t = t->hh.next)
+        t->doubted = true;
     p->stale = true;
     ask_after(p, 0);
 }
@@ -335,6 +416,7 @@ void policies_close(struct gateway *gw)
     cw_bus_request_cancel(&p->request);
     event_free(p->timer);
     forget(p);
+    product_topics_free(&gw->product_topics);
     free(p->keys);
     free(p);
     gw->policies = NULL;

@@ -47,9 +47,10 @@ struct session {
     struct gateway *gw;
     struct conn *conn; /* NULL once it is gone */
     struct takeover *takeover;
-    char *device_id, *client, *peer; /* the last two until CONNECT is recorded */
-    const char *app, *product_id;    /* there is one text for all that have it */
-    char *policies;                  /* bound to the device itself, 24 characters each; or NULL */
+    char *device_id, *client, *peer;     /* the last two until CONNECT is recorded */
+    const char *app, *product_id;        /* there is one text for all that have it */
+    const struct product_topics *topics; /* of its product */
+    char *policies; /* bound to the device itself, 24 characters each; or NULL */
     int64_t device_key, product_key, session_no;
     struct pending pending;
     struct subscription *subscriptions;

@@ -5,7 +5,6 @@
 #include <string.h>
 
 #define CUSTOM_TOPIC_MAX 128
-#define CUSTOM_NAME_MAX  64
 #define RID              "request_id="
 
 enum direction { UP, DOWN };
@@ -110,10 +109,9 @@ static const struct row *find_row(struct text rest, enum direction d, struct tex
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
-/* How many letters must change to make a of b; b is a name of the table. */
-static size_t distance(struct text a, const char *b)
+size_t topic_distance(struct text a, const char *b)
 {
-    size_t line[64], n = strlen(b);
+    size_t line[CUSTOM_NAME_MAX + 1], n = strlen(b);
     if (a.len && a.len < n && b[a.len] == '/' && memcmp(a.p, b, a.len) == 0)
         return 1; /* only the rest was forgotten */
     for (size_t j = 0; j <= n; j++)
@@ -141,7 +139,7 @@ static void find_nearest(struct topic_info *out, const char *device_id, struct t
         end++;
     rest.len = end;
     for (size_t i = 0; i < CW_ARRAY_LEN(rows); i++) {
-        size_t d = rows[i].direction == UP ? distance(rest, rows[i].name) : SIZE_MAX;
+        size_t d = rows[i].direction == UP ? topic_distance(rest, rows[i].name) : SIZE_MAX;
         if (d < best_d) {
             best_d = d;
             best = &rows[i];
@@ -176,21 +174,21 @@ static int check_system(struct topic_info *out, const char *device_id, struct te
     return refuse(out, "topic_unknown", "Below sys/ only the topics of the protocol exist.");
 }
 
-static int check_custom(struct topic_info *out, const char *device_id, struct text name,
-                        bool strict)
+static int check_custom(struct topic_info *out, const char *device_id, struct text name)
 {
     static const char allowed[] =
         "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/";
-    bool good = name.len >= 1 && name.len <= CUSTOM_NAME_MAX && !strict;
+    bool good = name.len >= 1 && name.len <= CUSTOM_NAME_MAX && *name.p != '/';
     for (size_t i = 0; good && i < name.len; i++)
         good = strchr(allowed, name.p[i]) && name.p[i] &&
                !(name.p[i] == '/' && i + 1 < name.len && name.p[i + 1] == '/');
+    out->custom = name;
     if (good)
         return 0;
     find_nearest(out, device_id, (struct text){ "messages/up", 11 });
-    return strict ? refuse(out, "topic_not_defined", "The product defines no such custom topic.")
-                  : refuse(out, "topic_custom_name",
-                           "The name of a custom topic has 1 to 64 letters, digits, _ and /.");
+    return refuse(out, "topic_custom_name",
+                  "The name of a custom topic has 1 to 64 letters, digits, _ and /, no two / in a "
+                  "row.");
 }
 
 /* $oc/m2m/to/<other>/from/<own id>[/…]: its own id cannot be another's. */
@@ -243,12 +241,11 @@ static bool is_legacy_data(struct text topic, const char *device_id)
            text_is(topic, "/data/json");
 }
 
-int topic_check_publish(struct topic_info *out, const char *device_id, struct text topic,
-                        bool strict)
+int topic_check_publish(struct topic_info *out, const char *device_id, struct text topic)
 {
     struct text rest = topic;
     out->report = out->answer = out->gzip = out->legacy = false;
-    out->request_id = (struct text){ 0 };
+    out->request_id = out->custom = (struct text){ 0 };
     out->code = out->rule = NULL;
     out->nearest[0] = '\0';
     if (skip_own(&rest, device_id)) {
@@ -257,7 +254,7 @@ int topic_check_publish(struct topic_info *out, const char *device_id, struct te
         if (text_skip(&rest, "user/"))
             return topic.len > CUSTOM_TOPIC_MAX + strlen(device_id)
                        ? refuse(out, "topic_length", "The topic is too long.")
-                       : check_custom(out, device_id, rest, strict);
+                       : check_custom(out, device_id, rest);
         find_nearest(out, device_id, rest);
         return refuse(out, "topic_unknown", "After the device id comes sys/ or user/.");
     }
@@ -317,6 +314,11 @@ int topic_check_filter(const char *device_id, struct text filter)
     if (text_skip(&rest, "$oc/m2m/to/"))
         return text_skip(&rest, device_id) && text_skip(&rest, "/") && rest.len ? 0 : -EPERM;
     return filter.p[0] == '$' || is_legacy_of_other(filter, device_id) ? -EPERM : 0;
+}
+
+struct text topic_custom(const char *device_id, struct text topic)
+{
+    return skip_own(&topic, device_id) && text_skip(&topic, "user/") ? topic : (struct text){ 0 };
 }
 
 bool topic_is_free(struct text topic)

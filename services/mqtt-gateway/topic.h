@@ -8,6 +8,7 @@
 #define DEVICE_ID_MAX     128
 #define BRIDGE_ID_MAX     36
 #define REQUEST_ID_MAX    128
+#define CUSTOM_NAME_MAX   64
 
 /* What a device's publish is. */
 struct topic_info {
@@ -15,16 +16,20 @@ struct topic_info {
     bool gzip;                       /* the payload is compressed */
     bool legacy;                     /* data/json of V3 */
     bool answer;                     /* of a command or property request: request_id says which */
+    struct text custom;              /* what stands behind the own user/; len 0: none */
     struct text request_id;          /* from the topic; len 0: to be made */
     const char *code, *rule;         /* refused: stable word, and the rule in words */
     char nearest[TOPIC_NEAREST_LEN]; /* refused: a topic that would be right, or "" */
 };
 
-/* 0; -EPERM: refused, see code, rule and nearest. strict: only what IoTDA takes. */
-int topic_check_publish(struct topic_info *out, const char *device_id, struct text topic,
-                        bool strict);
+/* 0; -EPERM: refused, see code, rule and nearest. */
+int topic_check_publish(struct topic_info *out, const char *device_id, struct text topic);
 /* 0; -EINVAL: not a filter; -EPERM: not for this device. */
 int topic_check_filter(const char *device_id, struct text filter);
+/* What stands behind the own user/ in a topic or a filter; len 0: it is another one. */
+struct text topic_custom(const char *device_id, struct text topic);
+/* How many letters must change to make a of b; both have CUSTOM_NAME_MAX at most. */
+size_t topic_distance(struct text a, const char *b);
 /* Outside $oc and the topics of V3: device policies decide. */
 bool topic_is_free(struct text topic);
 /* A topic by which the platform speaks to this device, delivered without subscription. */

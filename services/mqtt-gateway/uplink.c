@@ -186,6 +186,14 @@ static void refuse_by_policy(struct session *s, const struct packet_publish *pub
                               policies_reason(q), policies_next_step(next_step, q) });
 }
 
+static void refuse_custom(struct session *s, const struct packet_publish *pub,
+                          const struct custom_refusal *why)
+{
+    refuse(s, pub,
+           &(struct refusal){ CW_LAYER_TOPIC, REASON_NOT_AUTHORIZED, why->code, why->reason,
+                              why->next_step });
+}
+
 static void refuse_size(struct session *s, const struct packet_publish *pub)
 {
     char reason[96];
@@ -321,7 +329,7 @@ static void accept_legacy(struct session *s, const struct packet_publish *pub)
     plain.len = said.payload.len;
     if (wrong)
         refuse_legacy(s, pub, wrong);
-    else if (topic_check_publish(&info, s->device_id, plain.topic, false) < 0)
+    else if (topic_check_publish(&info, s->device_id, plain.topic) < 0)
         refuse_topic(s, pub, &info);
     else
         accept_frame(s, &plain, &info);
@@ -332,8 +340,9 @@ void uplink_publish(struct session *s, const struct packet_publish *pub)
 {
     struct topic_info info;
     struct policy_question q = { .action = POLICY_PUBLISH, .topic = pub->topic };
+    struct custom_refusal why;
     count_received(s->gw);
-    int rc = topic_check_publish(&info, s->device_id, pub->topic, cw_app_strict(s->gw->app));
+    int rc = topic_check_publish(&info, s->device_id, pub->topic);
     if (rc == 0 && pub->topic.len > TOPIC_MAX_BYTES) {
         info.code = "topic_length";
         info.rule = "The topic has more than 512 bytes.";
@@ -343,6 +352,8 @@ void uplink_publish(struct session *s, const struct packet_publish *pub)
         refuse_topic(s, pub, &info);
     else if (topic_is_free(pub->topic) && !policies_allow(s, &q))
         refuse_by_policy(s, pub, &q);
+    else if (info.custom.len && !policies_allow_custom(s, POLICY_PUBLISH, info.custom, &why))
+        refuse_custom(s, pub, &why);
     else if (info.report && pub->len > REPORT_MAX_BYTES)
         refuse_size(s, pub);
     else if (info.legacy)

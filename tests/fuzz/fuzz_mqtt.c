@@ -16,7 +16,7 @@ static void on_publish(const struct packet_publish *p, uint8_t level)
     fuzz_check(p->topic.len > 0 || p->props.topic_alias);
     if (p->topic.len == 0)
         return;
-    topic_check_publish(&info, DEVICE, p->topic, p->qos);
+    topic_check_publish(&info, DEVICE, p->topic);
     topic_request_id(p->topic);
     packet_props_forward(&props, &p->props);
     struct outbound o = { .topic = p->topic,

@@ -200,7 +200,7 @@ static void interpret_frame(const uint8_t *data, size_t size)
     struct topic_info info;
     char *topic = fuzz_part(&data, &size), request_id[REQUEST_ID_MAX + 1] = "r-1";
     struct text t = { topic, strlen(topic) };
-    if (t.len && cw_utf8_valid(t.p, t.len) && topic_check_publish(&info, DEVICE, t, false) == 0) {
+    if (t.len && cw_utf8_valid(t.p, t.len) && topic_check_publish(&info, DEVICE, t) == 0) {
         Causeway__Uplink up = CAUSEWAY__UPLINK__INIT, *list[] = { &up };
         Causeway__UplinkBatch batch = CAUSEWAY__UPLINK_BATCH__INIT;
         up.kind = CAUSEWAY__UPLINK_KIND__UPLINK_PUBLISH;

@@ -10,6 +10,7 @@
  * services/mqtt-gateway/route.c services/mqtt-gateway/packet_props.c
  * services/mqtt-gateway/conn_five.c services/mqtt-gateway/ws.c services/mqtt-gateway/keep.c
  * services/mqtt-gateway/legacy.c services/mqtt-gateway/policies.c services/mqtt-gateway/policy.c
+ * services/mqtt-gateway/product_topics.c
  * services/mqtt-gateway/bridge.c services/mqtt-gateway/bridge_link.c */
 #include <fcntl.h>
 #include <sys/socket.h>
@@ -56,6 +57,7 @@ static struct peer peers[PEERS];
 static struct track tracks[64];
 static size_t n_tracks;
 static int64_t next_session = 1;
+static enum { CUSTOM_NONE, CUSTOM_UP, CUSTOM_DOWN, CUSTOM_OTHER } custom;            /* told last */
 static enum { POLICY_NONE, POLICY_OPEN, POLICY_CLOSED, POLICY_OF_DEVICES } policies; /* told last */
 static const uint8_t *at;
 static size_t left;
@@ -164,6 +166,8 @@ static void on_append(const Causeway__Uplink *up)
     fuzz_check(t->connected);
     fuzz_check(policies != POLICY_CLOSED || up->kind != CAUSEWAY__UPLINK_KIND__UPLINK_PUBLISH ||
                *up->topic == '$');
+    fuzz_check(custom == CUSTOM_NONE || custom == CUSTOM_UP ||
+               up->kind != CAUSEWAY__UPLINK_KIND__UPLINK_PUBLISH || !strstr(up->topic, "/user/"));
     fuzz_check(!t->ended || up->kind == CAUSEWAY__UPLINK_KIND__UPLINK_DISCONNECT);
     t->ended |= up->kind == CAUSEWAY__UPLINK_KIND__UPLINK_DISCONNECT;
 }
@@ -502,6 +506,21 @@ static void registry_answers(struct cw_bus_request *r, unsigned how)
     free(results);
 }
 
+/* Of the product that all devices are of: none, or one that may be published to or received. */
+static Causeway__ProductTopics *topics_told(unsigned how)
+{
+    static Causeway__ProductTopic topic = CAUSEWAY__PRODUCT_TOPIC__INIT, *list = &topic;
+    static Causeway__ProductTopics product = CAUSEWAY__PRODUCT_TOPICS__INIT;
+    custom = how >> 6 & 3;
+    topic.topic = (char *)(custom == CUSTOM_OTHER ? "other" : "own");
+    topic.publish = custom != CUSTOM_DOWN;
+    topic.subscribe = custom == CUSTOM_DOWN;
+    product.product_key = 1;
+    product.topics = &list;
+    product.n_topics = custom != CUSTOM_NONE;
+    return &product;
+}
+
 static void policies_answer(struct cw_bus_request *r, unsigned how)
 {
     static const char open[] = "[{\"effect\":\"ALLOW\",\"actions\":[\"iotda:devices:publish\","
@@ -526,6 +545,9 @@ static void policies_answer(struct cw_bus_request *r, unsigned how)
     of.policies = policy.policy_id;
     reply.devices = &devices;
     reply.n_devices = policies == POLICY_OF_DEVICES;
+    Causeway__ProductTopics *topics = topics_told(how);
+    reply.topics = &topics;
+    reply.n_topics = 1;
     size_t len = causeway__policies_reply__pack(&reply, packed);
     world_answer(r, 0, packed, len);
 }
@@ -533,10 +555,12 @@ static void policies_answer(struct cw_bus_request *r, unsigned how)
 static void policies_change(unsigned how)
 {
     Causeway__PoliciesAsk hint = CAUSEWAY__POLICIES_ASK__INIT;
-    int64_t key = 1 + how % DEVICES;
-    uint8_t packed[32];
+    int64_t key = 1 + how % DEVICES, product = 1;
+    uint8_t packed[64];
     hint.device_keys = &key;
     hint.n_device_keys = how & 1;
+    hint.product_keys = &product;
+    hint.n_product_keys = how >> 1 & 1;
     world_deliver("invalidate.policy", NULL, packed, causeway__policies_ask__pack(&hint, packed));
     world_advance(50);
 }

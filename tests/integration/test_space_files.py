@@ -39,6 +39,8 @@ def filled(platform):
     api.post("/device-group", {"name": "tagged", "app_id": app, "group_type": "DYNAMIC", "dynamic_group_rule": "tag_key = 'street'"})
     for device in direct[:60]:
         api.post(f"/device-group/{low}/action", status=200, action_id="addDevice", device_id=device)
+    for topic, rights in (("alarm/level", "PUBLISH"), ("valve", "BOTH")):
+        api.post(f"/products/{products[1]}/topics", {"topic": topic, "rights": rights, "description": "of pumps"})
     policy = api.post("/device-policies", {"policy_name": "quiet", "app_id": app, "statement": [
         {"effect": "DENY", "actions": ["iotda:devices:publish"], "resources": ["topic:loud/*"]}]})["policy_id"]
     for kind, ids in (("device", direct[:2]), ("product", products[:1]), ("app", [app])):

@@ -104,6 +104,11 @@ class World:
     def path_ResetFingerprint(self):
         return {"device_id": self.new_device(auth_info={"auth_type": "CERTIFICATES"})["device_id"]}
 
+    def path_DeleteProductTopic(self):
+        product = self.new_product()
+        return {"product_id": product, "topic_id": self.api.post(f"/products/{product}/topics", {
+            "topic": "walk", "rights": "BOTH"})["topic_id"]}
+
     def path_ChangeGateway(self):
         return {"device_id": self.new_device(gateway_id=self.gateway["device_id"])["device_id"]}
 

@@ -58,12 +58,13 @@ static void publish_rights(void **state)
         { "$oc/m2m/to/x", "topic_m2m", NULL },
         { "$SYS/broker", "topic_not_offered", NULL },
         { "$oc/devices/" ME "/user/a//b", "topic_custom_name", NULL },
+        { "$oc/devices/" ME "/user//a", "topic_custom_name", NULL },
         { "$oc/devices/" ME "/user/", "topic_custom_name", NULL },
         { "/huawei/v1/devices/other/data/json", "topic_foreign_device", NULL },
     };
     for (size_t i = 0; i < CW_ARRAY_LEN(rows); i++) {
         struct topic_info info;
-        int rc = topic_check_publish(&info, ME, text_of(rows[i].topic), false);
+        int rc = topic_check_publish(&info, ME, text_of(rows[i].topic));
         if (rc != (rows[i].code ? -EPERM : 0))
             print_error("%s\n", rows[i].topic);
         assert_int_equal(rc, rows[i].code ? -EPERM : 0);
@@ -80,26 +81,29 @@ static void a_topic_says_what_it_carries(void **state)
 {
     (void)state;
     struct topic_info info;
-    assert_int_equal(
-        topic_check_publish(&info, ME, text_of(P "commands/response/request_id=r7"), false), 0);
+    assert_int_equal(topic_check_publish(&info, ME, text_of(P "commands/response/request_id=r7")),
+                     0);
     assert_true(info.answer && !info.report);
     assert_memory_equal(info.request_id.p, "r7", 2);
     assert_int_equal(info.request_id.len, 2);
-    topic_check_publish(&info, ME, text_of(P "properties/report?encoding=gzip&request_id=q"),
-                        false);
+    topic_check_publish(&info, ME, text_of(P "properties/report?encoding=gzip&request_id=q"));
     assert_true(info.report && !info.answer);
     assert_int_equal(info.request_id.len, 1);
-    topic_check_publish(&info, ME, text_of(P "messages/up"), false);
+    topic_check_publish(&info, ME, text_of(P "messages/up"));
     assert_true(!info.report && !info.answer && !info.request_id.len);
 }
 
-static void strict_refuses_custom_topics_that_no_product_defines(void **state)
+static void custom_topics_are_told_by_their_name(void **state)
 {
     (void)state;
     struct topic_info info;
-    assert_int_equal(topic_check_publish(&info, ME, text_of("$oc/devices/" ME "/user/a"), true),
-                     -EPERM);
-    assert_string_equal(info.code, "topic_not_defined");
+    assert_int_equal(topic_check_publish(&info, ME, text_of("$oc/devices/" ME "/user/a/b")), 0);
+    assert_true(text_is(info.custom, "a/b"));
+    topic_check_publish(&info, ME, text_of(P "messages/up"));
+    assert_int_equal(info.custom.len, 0);
+    assert_true(text_is(topic_custom(ME, text_of("$oc/devices/" ME "/user/a/#")), "a/#"));
+    assert_int_equal(topic_custom(ME, text_of("$oc/devices/other/user/a")).len, 0);
+    assert_int_equal(topic_custom(ME, text_of("$oc/devices/" ME "/#")).len, 0);
 }
 
 static void lengths_are_limited(void **state)
@@ -108,17 +112,16 @@ static void lengths_are_limited(void **state)
     struct topic_info info;
     char topic[400];
     memset(topic, 'a', sizeof topic);
-    assert_int_equal(topic_check_publish(&info, ME, (struct text){ topic, 128 }, false), 0);
-    assert_int_equal(topic_check_publish(&info, ME, (struct text){ topic, 129 }, false), -EPERM);
+    assert_int_equal(topic_check_publish(&info, ME, (struct text){ topic, 128 }), 0);
+    assert_int_equal(topic_check_publish(&info, ME, (struct text){ topic, 129 }), -EPERM);
     int n = snprintf(topic, sizeof topic, P "commands/response/request_id=");
     memset(topic + n, 'r', sizeof topic - (size_t)n);
     size_t most = (size_t)n + REQUEST_ID_MAX;
-    assert_int_equal(topic_check_publish(&info, ME, (struct text){ topic, most }, false), 0);
-    assert_int_equal(topic_check_publish(&info, ME, (struct text){ topic, most + 1 }, false),
-                     -EPERM);
+    assert_int_equal(topic_check_publish(&info, ME, (struct text){ topic, most }), 0);
+    assert_int_equal(topic_check_publish(&info, ME, (struct text){ topic, most + 1 }), -EPERM);
     memset(topic, 'z', sizeof topic); /* what is far from every topic is still given one */
     memcpy(topic, P, strlen(P));
-    assert_int_equal(topic_check_publish(&info, ME, (struct text){ topic, 400 }, false), -EPERM);
+    assert_int_equal(topic_check_publish(&info, ME, (struct text){ topic, 400 }), -EPERM);
     assert_true(*info.nearest);
 }
 
@@ -291,7 +294,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(publish_rights),
         cmocka_unit_test(a_topic_says_what_it_carries),
-        cmocka_unit_test(strict_refuses_custom_topics_that_no_product_defines),
+        cmocka_unit_test(custom_topics_are_told_by_their_name),
         cmocka_unit_test(lengths_are_limited),
         cmocka_unit_test(subscribe_rights),
         cmocka_unit_test(matching_follows_the_standard),
