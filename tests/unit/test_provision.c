@@ -135,8 +135,9 @@ static void a_template_names_the_field_that_is_wrong(void **state)
         { "{\"node_id\":{\"ref\":\"" CN "\"},\"product_id\":\"p\"}",
           "{\"x\":{\"type\":\"String\"}}", "template_body.parameters" },
         { "{\"node_id\":{\"ref\":\"" CN "\"},\"product_id\":\"p\"}", "{\"" CN "\":{}}", CN },
-        { "{\"node_id\":{\"ref\":\"" CN "\"},\"product_id\":\"p\",\"tags\":[{}]}", ONE,
-          "resources.device.tags: devices have no tags" },
+        { "{\"node_id\":{\"ref\":\"" CN "\"},\"product_id\":\"p\",\"tags\":["
+          "{\"tag_key\":\"a\"},{\"tag_key\":\"b\"},{\"tag_key\":\"a\"}]}",
+          ONE, "resources.device.tags[2].tag_key: comes twice" },
     };
     for (size_t i = 0; i < CW_ARRAY_LEN(rows); i++) {
         char wrong[300];
