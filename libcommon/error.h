@@ -259,6 +259,13 @@
       "Delete bridges, or raise the limit.")                                                       \
     X(BRIDGE_TAKEN, "037902", 400, "Invalid input.", "Another bridge has this bridge_id.",         \
       "Choose another one, or leave it out.")                                                      \
+    X(NO_PROXY, "037903", 404, "The device proxy does not exist.", "No proxy has this proxy_id.",  \
+      "List the device proxies.")                                                                  \
+    X(PROXY_QUOTA, "037904", 403, "Operation not allowed.", "CAUSEWAY_PROXIES_MAX is reached.",    \
+      "Delete device proxies, or raise the limit.")                                                \
+    X(PROXY_BAD, "037905", 400, "Invalid input.",                                                  \
+      "A listed device is not there, in another space, a child, or listed twice.",                 \
+      "List two to ten directly connected devices of the proxy's space.")                          \
     X(RATE, "021101", 403, "Too many requests.",                                                   \
       "The caller made more requests in a second than CAUSEWAY_REST_RATE.",                        \
       "Wait as Retry-After says.")

@@ -17,7 +17,7 @@ SERVICES = ("identity", "registry", "data", "command", "rule")
 TYPES = {"string": "CW_T_STRING", "integer": "CW_T_INT", "number": "CW_T_NUMBER",
          "boolean": "CW_T_BOOL", "object": "CW_T_OBJECT", "array": "CW_T_ARRAY"}
 SPACES = ("all", "app", "new", "list", "import", "product", "device", "resource", "group", "deleted", "rule", "action",
-          "rule_of_action", "ca", "policy", "devicecert", "scope", "strategy")  # whose resource space a call is about (libcommon/api_space.h)
+          "rule_of_action", "ca", "policy", "proxy", "devicecert", "scope", "strategy")  # whose resource space a call is about (libcommon/api_space.h)
 SAID_ONLY = {"description", "default", "example"}
 KNOWN = {"type", "anyOf", "nullable", "enum", "minimum", "maximum", "multipleOf", "minLength",
          "maxLength", "minItems", "maxItems", "items", "properties", "required", "pattern",

@@ -14,6 +14,7 @@
 #include "services/device-registry/policies.h"
 #include "services/device-registry/product_topics.h"
 #include "services/device-registry/provision.h"
+#include "services/device-registry/proxies.h"
 #include "services/device-registry/refusals.h"
 #include "services/device-registry/scopes.h"
 #include "services/device-registry/strategies.h"
@@ -45,6 +46,7 @@ static const struct cw_option options[] = {
     { "SEARCH_TIMEOUT", CW_OPT_MS, "1s", 50, 20000, AT(search_ms),
       "longest time of a search in the database" },
     { "BRIDGES_MAX", CW_OPT_INT, "20", 1, 10000, AT(bridges_max), "bridges" },
+    { "PROXIES_MAX", CW_OPT_INT, "10", 1, 10000, AT(proxies_max), "device proxies" },
     { "DEVICE_CERTS_MAX", CW_OPT_INT, "0", 0, INT32_MAX, AT(device_certs_max),
       "certificates of devices that are kept; 0: 1.5 times DEVICES_MAX" },
     { "TEMPLATES_MAX", CW_OPT_INT, "10", 1, 10000, AT(templates_max), "provisioning templates" },
@@ -134,6 +136,11 @@ static const struct cw_api_op operations[] = {
     { "AddBridge", add_bridge },
     { "DeleteBridge", delete_bridge },
     { "ResetBridgeSecret", reset_bridge_secret },
+    { "ListDeviceProxies", list_proxies },
+    { "CreateDeviceProxy", create_proxy },
+    { "ShowDeviceProxy", show_proxy },
+    { "UpdateDeviceProxy", update_proxy },
+    { "DeleteDeviceProxy", delete_proxy },
     { "ListDevices", list_devices },
     { "AddDevice", add_device },
     { "ShowDevice", show_device },
@@ -187,6 +194,9 @@ static const struct cw_space_rule spaces[] = {
       { "space_of_policy",
         "SELECT app_id FROM registry.device_policy WHERE policy_id = lower($1)" },
       { "path:policy_id" } },
+    { "proxy",
+      { "space_of_proxy", "SELECT app_id FROM registry.device_proxy WHERE proxy_id = lower($1)" },
+      { "path:proxy_id" } },
     { "product",
       { "space_of_product", "SELECT p.app_id FROM registry.product p JOIN registry.app a"
                             " USING (app_id) WHERE p.product_id = $1"
@@ -309,7 +319,7 @@ int main(int argc, char **argv)
                               .options = options,
                               .self = &self,
                               .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
-                              .schema_version = 26,
+                              .schema_version = 30,
                               .start = start,
                               .drain = drain,
                               .stop = stop },

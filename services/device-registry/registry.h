@@ -35,8 +35,9 @@ struct registry {
     struct cw_log_reader *events;
     uint8_t seal_key[32];
     int64_t apps_max, products_max, devices_max, children_max, secrets_max, cas_max, policies_max,
-        bridges_max, tags_max, undelete_days, groups_max, group_devices_max, device_groups_max,
-        search_ms, device_certs_max, templates_max, scopes_max, strategies_max, provision_rate;
+        bridges_max, proxies_max, tags_max, undelete_days, groups_max, group_devices_max,
+        device_groups_max, search_ms, device_certs_max, templates_max, scopes_max, strategies_max,
+        provision_rate;
     int64_t lost_ms;  /* silence after which a gateway is taken for gone */
     int64_t close_ms; /* longest wait for a gateway that is to cut a session */
 };

@@ -8,7 +8,15 @@
 #include "services/uplink-processor/history.h"
 
 /* What must be known before a batch can be interpreted, in this order. */
-enum step { STEP_NAMES, STEP_CHILDREN, STEP_DEVICES, STEP_PRODUCTS, STEP_STATES, STEP_INTERPRET };
+enum step {
+    STEP_NAMES,
+    STEP_CHILDREN,
+    STEP_DEVICES,
+    STEP_PRODUCTS,
+    STEP_STATES,
+    STEP_PROXIES,
+    STEP_INTERPRET
+};
 
 struct keys {
     int64_t *keys;
@@ -49,6 +57,7 @@ static void batch_free(struct batch *b)
     shadow_free(&b->shadows);
     why_free(&b->why);
     children_free(&b->children);
+    proxies_free(&b->proxies);
     answers_drop(&b->answers);
     for (int i = 0; i < H_COLUMNS; i++)
         cw_db_array_free(&b->history[i]);
@@ -169,10 +178,11 @@ static int find_products(struct batch *b)
 /* ---- sessions: what is known about the devices whose status may change */
 
 static const struct cw_stmt stmt_states = {
-    "batch_states", "SELECT device_key, (status <> 'OFFLINE')::int AS online,"
-                    " (status = 'ABNORMAL')::int AS abnormal, session_no, since_ms, connected_ms,"
-                    " greatest(connected_ms, last_report_ms, last_message_ms) AS seen_ms"
-                    " FROM data.device_state WHERE device_key = ANY($1)"
+    "batch_states",
+    "SELECT device_key, (status <> 'OFFLINE')::int AS online,"
+    " (status = 'ABNORMAL')::int AS abnormal, session_no, since_ms, connected_ms,"
+    " via_key, via_session, greatest(connected_ms, last_report_ms, last_message_ms) AS seen_ms"
+    " FROM data.device_state WHERE device_key = ANY($1)"
 };
 
 struct state *batch_state(struct batch *b, int64_t device_key)
@@ -198,6 +208,8 @@ static void on_states(PGresult *res, void *arg)
         s->session_no = cw_db_i64(res, i, "session_no", 0);
         s->since_ms = cw_db_i64(res, i, "since_ms", 0);
         s->connected_ms = cw_db_i64(res, i, "connected_ms", 0);
+        s->via_key = cw_db_i64(res, i, "via_key", 0);
+        s->via_session = cw_db_i64(res, i, "via_session", 0);
         s->seen_ms = cw_db_i64(res, i, "seen_ms", 0);
     }
     on_step_done(ok ? 0 : -EIO, b);
@@ -223,12 +235,45 @@ static int find_states(struct batch *b)
     return rc;
 }
 
+/* ---- proxies: of children whom another gateway than their own speaks of, or has spoken of */
+
+struct foreign {
+    struct batch *b;
+    struct cw_db_array gateways; /* their own ones */
+};
+
+static void add_foreign(int64_t key, void *arg)
+{
+    struct foreign *f = arg;
+    struct state *s;
+    const struct device *d = devices_find(f->b->u->devices, key);
+    const Causeway__Uplink *up = d ? children_speaker(f->b->children, d->device_id) : NULL;
+    HASH_FIND(hh, f->b->states, &key, sizeof key, s);
+    bool elsewhere = up && s && s->online && s->via_key && s->via_key != up->device_key;
+    if (d && (!up || elsewhere || strcmp(up->device_id, d->gateway_id) != 0))
+        cw_db_array_str(&f->gateways, d->gateway_id);
+}
+
+static int find_proxies(struct batch *b)
+{
+    struct foreign f = { .b = b };
+    int rc = 1;
+    if (!b->children)
+        return rc;
+    cw_db_array_reset(&f.gateways, CW_ARRAY_TEXT);
+    children_each(b->children, add_foreign, &f);
+    if (f.gateways.n > 0)
+        rc = proxies_load(&b->proxies, b->u->db, &f.gateways, on_step_done, b);
+    cw_db_array_free(&f.gateways);
+    return rc;
+}
+
 static void advance(struct batch *b)
 {
     static int (*const finds[])(struct batch *) = {
         [STEP_NAMES] = find_names,     [STEP_CHILDREN] = find_children,
         [STEP_DEVICES] = find_devices, [STEP_PRODUCTS] = find_products,
-        [STEP_STATES] = find_states,
+        [STEP_STATES] = find_states,   [STEP_PROXIES] = find_proxies,
     };
     for (; b->step < STEP_INTERPRET; b->step++) {
         int rc = finds[b->step](b);

@@ -5,6 +5,7 @@
 #include "services/uplink-processor/answers.h"
 #include "services/uplink-processor/children.h"
 #include "services/uplink-processor/devices.h"
+#include "services/uplink-processor/proxies.h"
 #include "services/uplink-processor/report.h"
 #include "services/uplink-processor/shadow.h"
 #include "services/uplink-processor/uplink.h"
@@ -17,6 +18,7 @@ struct state {
     bool online, changed, abnormal; /* abnormal: online by its session, but silent for hours */
     int64_t gone_session;           /* that ended: what hangs below the device goes too; 0: none */
     int64_t session_no, since_ms, connected_ms, seen_ms;
+    int64_t via_key, via_session; /* of a child: which gateway said so, in which session; 0: none */
     const char *gateway, *peer, *cause; /* borrowed from the records; NULL: not known here */
     /* added */
     int64_t reports, last_report_ms, messages, last_message_ms;
@@ -53,6 +55,7 @@ struct batch {
     struct cw_db_array history[H_COLUMNS];
     struct report report; /* of the record at hand */
     struct children *children;
+    struct proxies *proxies; /* that matter to children of this batch */
     struct answers answers;
     bool gateways_gone;
     struct cw_buf text, packed;

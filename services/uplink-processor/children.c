@@ -17,6 +17,8 @@ struct payload {
 };
 struct child {
     int64_t key;
+    const Causeway__Uplink *up; /* that named it first */
+    bool several;               /* another gateway named it too */
     UT_hash_handle hh;
     char id[]; /* the key of the hash */
 };
@@ -30,32 +32,35 @@ static const struct cw_stmt stmt_keys = {
     "SELECT device_id, device_key FROM registry.device_view WHERE device_id = ANY($1)"
 };
 
-static void remember(struct children *c, const char *id)
+static void remember(struct children *c, const Causeway__Uplink *up, const char *id)
 {
     struct child *known;
     size_t n = id ? strlen(id) : 0;
     if (n == 0 || n > 128)
         return;
     HASH_FIND(hh, c->ids, id, n, known);
-    if (known)
+    if (known) {
+        known->several |= known->up->device_key != up->device_key;
         return;
+    }
     known = cw_calloc(1, sizeof *known + n + 1);
+    known->up = up;
     memcpy(known->id, id, n);
     HASH_ADD(hh, c->ids, id, n, known);
 }
 
 /* Whom devices[] and services[].paras name. */
-static void remember_all(struct children *c, const json_t *root)
+static void remember_all(struct children *c, const Causeway__Uplink *up, const json_t *root)
 {
     size_t i, k;
     json_t *v, *status;
-    remember(c, cw_json_text(root, "object_device_id"));
+    remember(c, up, cw_json_text(root, "object_device_id"));
     json_array_foreach(json_object_get(root, "devices"), i, v)
-        remember(c, cw_json_text(v, "device_id"));
+        remember(c, up, cw_json_text(v, "device_id"));
     json_array_foreach(json_object_get(root, "services"), i, v)
     {
         const json_t *list = json_object_get(json_object_get(v, "paras"), "device_statuses");
-        json_array_foreach(list, k, status) remember(c, cw_json_text(status, "device_id"));
+        json_array_foreach(list, k, status) remember(c, up, cw_json_text(status, "device_id"));
     }
 }
 
@@ -82,7 +87,7 @@ void children_read(struct children **at, const Causeway__Uplink *up)
         p->root = cw_json_parse(up->body.data, up->body.len, &err);
     HASH_ADD_PTR((*at)->payloads, up, p);
     if (json_is_object(p->root))
-        remember_all(*at, p->root);
+        remember_all(*at, up, p->root);
 }
 
 struct loading {
@@ -139,11 +144,23 @@ json_t *children_payload(const struct children *c, const Causeway__Uplink *up)
     return p ? p->root : NULL;
 }
 
-int64_t children_key(const struct children *c, const char *device_id)
+static const struct child *find(const struct children *c, const char *device_id)
 {
     struct child *known = NULL;
     if (c && device_id)
         HASH_FIND(hh, c->ids, device_id, strlen(device_id), known);
+    return known;
+}
+
+const Causeway__Uplink *children_speaker(const struct children *c, const char *device_id)
+{
+    const struct child *known = find(c, device_id);
+    return known && !known->several ? known->up : NULL;
+}
+
+int64_t children_key(const struct children *c, const char *device_id)
+{
+    const struct child *known = find(c, device_id);
     return known ? known->key : 0;
 }
 

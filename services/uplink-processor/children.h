@@ -20,6 +20,8 @@ void children_each(const struct children *c, void (*fn)(int64_t key, void *arg),
 
 /* What was parsed of the payload, borrowed; NULL: not JSON, or not one that can name a child. */
 json_t *children_payload(const struct children *c, const Causeway__Uplink *up);
+/* The record that named it first; NULL: several gateways did, or none. */
+const Causeway__Uplink *children_speaker(const struct children *c, const char *device_id);
 /* 0: no device of this id. */
 int64_t children_key(const struct children *c, const char *device_id);
 void children_free(struct children **c);

@@ -34,22 +34,25 @@ static const struct cw_stmt stmt_counts = {
 static const struct cw_stmt stmt_status = {
     "data_status",
     "INSERT INTO data.device_state AS s (device_key, status, session_no, since_ms, connected_ms,"
-    " gateway, peer, cause) SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[],"
-    " $4::bigint[], $5::bigint[], $6::text[], $7::text[], $8::text[])"
+    " gateway, peer, cause, via_key, via_session) SELECT * FROM unnest($1::bigint[], $2::text[],"
+    " $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::bigint[],"
+    " $10::bigint[])"
     " ON CONFLICT (device_key) DO UPDATE SET status = excluded.status,"
     " session_no = excluded.session_no, since_ms = excluded.since_ms,"
     " connected_ms = coalesce(excluded.connected_ms, s.connected_ms),"
     " gateway = coalesce(excluded.gateway, s.gateway), peer = coalesce(excluded.peer, s.peer),"
-    " cause = coalesce(excluded.cause, s.cause)"
+    " cause = coalesce(excluded.cause, s.cause), via_key = excluded.via_key,"
+    " via_session = excluded.via_session"
     " WHERE s.session_no <= excluded.session_no"
 };
-/* Who has no children is not noted. */
+/* Who has no children, and was nobody's way, is not noted. */
 static const struct cw_stmt stmt_gone = {
     "data_gone",
     "INSERT INTO data.gateway_gone AS g (device_key, partition, session_no) SELECT d.device_key,"
     " d.partition, n.session_no FROM unnest($1::bigint[], $2::bigint[])"
     " AS n(device_key, session_no) JOIN registry.device_view d USING (device_key)"
     " WHERE EXISTS (SELECT 1 FROM registry.child_view c WHERE c.root_id = d.device_id)"
+    "  OR EXISTS (SELECT 1 FROM data.device_state v WHERE v.via_key = d.device_key)"
     " ON CONFLICT (device_key) DO UPDATE SET partition = excluded.partition,"
     " session_no = greatest(g.session_no, excluded.session_no)"
 };
@@ -167,7 +170,7 @@ static void store_states(struct batch *b, struct cw_log_txn *txn)
 {
     struct columns status, counts, gone;
     columns_start(&gone, "ii");
-    columns_start(&status, "itiiittt");
+    columns_start(&status, "itiiitttii");
     columns_start(&counts, "iiiii");
     for (struct state *s = b->states; s; s = s->hh.next) {
         if (s->changed) {
@@ -179,6 +182,8 @@ static void store_states(struct batch *b, struct cw_log_txn *txn)
             add_text(&status, 5, clean(s->gateway));
             add_text(&status, 6, clean(s->peer));
             add_text(&status, 7, clean(s->cause));
+            add_int(&status, 8, s->via_key, s->via_key == 0);
+            add_int(&status, 9, s->via_session, s->via_key == 0);
         }
         if (s->gone_session) {
             add_int(&gone, 0, s->device_key, false);

@@ -43,7 +43,7 @@ void item_emit(struct item *it, Causeway__EventKind kind, const char *req,
     e.product_key = d->product_key;
     e.product_id = d->product_id;
     e.app_id = d->app_id;
-    e.session_no = it->up->session_no;
+    e.session_no = it->session_no;
     e.gateway = (char *)it->gateway;
     e.topic = it->up->topic;
     e.body = (ProtobufCBinaryData){ body->len, (uint8_t *)body->data };
@@ -405,6 +405,7 @@ void batch_interpret(struct batch *b)
                                .record = b->messages[m].record,
                                .gateway = batch->gateway,
                                .up = up,
+                               .session_no = up->session_no,
                                .device = devices_find(b->u->devices, up->device_key) };
             if (!it.device) { /* never existed, or was deleted since */
                 item_count(&it, LEDGER_UNKNOWN_DEVICE);

@@ -15,6 +15,7 @@ struct item {
     const char *gateway;
     const Causeway__Uplink *up;
     const struct device *device; /* whom it is about: the speaker, or one of its children */
+    int64_t session_no;          /* of events; of a child's status the child's own count */
     struct topic topic;
 };
 
@@ -38,12 +39,18 @@ void item_store_report(struct item *it, const void *body, size_t len, const char
 void item_status(struct item *it, const struct state *s, int64_t online_ms);
 
 /* interpret_children.c: what a gateway says of its children */
-/* The child of the speaker with this id, or NULL. */
+/* The device with this id for whom the speaker may speak: itself, a child of it, a child that a
+ * device proxy lets it speak for; else NULL. */
 const struct device *child_of(const struct item *it, const char *device_id);
+/* The gateway through which the child was online (s) and that may still speak for it, if that is
+ * another one than the speaker: its device id; else NULL. */
+const char *held_by(const struct item *it, const struct device *child, const struct state *s);
+/* Somebody else than the speaker has said what s is. */
+bool is_of_other(const struct item *it, const struct device *child, const struct state *s);
 /* Whom object_device_id means: NULL, "", "-1" and the speaker's own id the speaker; NULL: neither
  * it nor a child of it. */
 const struct device *object_of(const struct item *it, const json_t *root);
-/* `why` of the speaker says that it has no such child; see item_fail(). */
+/* `why` of the speaker says that it may not speak for this device; see item_fail(). */
 void no_child(struct item *it, const char *device_id);
 void on_children(struct item *it);
 /* interpret_events.c: what a device asks and tells */

@@ -3,15 +3,50 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libcommon/clock.h"
 #include "services/uplink-processor/interpret.h"
 
 #define REPORTED_MAX 100 /* devices of one payload */
 
+static const struct device *named(const struct item *it, const char *device_id)
+{
+    return devices_find(it->b->u->devices, children_key(it->b->children, device_id));
+}
+
+/* Of a child of another gateway: the proxy that lists that one and the speaker, or NULL. */
+static const struct proxy *proxy_of(const struct item *it, const struct device *d)
+{
+    if (!d || strcmp(d->device_id, d->gateway_id) == 0) /* directly connected: speaks for itself */
+        return NULL;
+    return proxies_find(it->b->proxies, d->gateway_id, it->up->device_id, it->up->received_ms);
+}
+
 const struct device *child_of(const struct item *it, const char *device_id)
 {
-    const struct device *d =
-        devices_find(it->b->u->devices, children_key(it->b->children, device_id));
-    return d && strcmp(d->gateway_id, it->up->device_id) == 0 ? d : NULL;
+    const struct device *d = named(it, device_id);
+    if (!d || strcmp(d->gateway_id, it->up->device_id) == 0)
+        return d;
+    const struct proxy *p = proxy_of(it, d);
+    return p && proxy_in_force(p, it->up->received_ms) ? d : NULL;
+}
+
+bool is_of_other(const struct item *it, const struct device *child, const struct state *s)
+{
+    if (s->via_key)
+        return s->via_key != it->up->device_key;
+    return s->session_no && strcmp(child->gateway_id, it->up->device_id) != 0;
+}
+
+const char *held_by(const struct item *it, const struct device *child, const struct state *s)
+{
+    if (!s->online || !is_of_other(it, child, s))
+        return NULL;
+    const char *via = s->via_key ? proxies_gateway(it->b->proxies, s->via_key) : child->gateway_id;
+    if (!via || strcmp(via, child->gateway_id) == 0)
+        return via;
+    const struct proxy *p =
+        proxies_find(it->b->proxies, child->gateway_id, via, it->up->received_ms);
+    return p && proxy_in_force(p, it->up->received_ms) ? via : NULL;
 }
 
 /* Rows of the same device are one report: history has one row for a record and device. */
@@ -45,14 +80,37 @@ const struct device *object_of(const struct item *it, const json_t *root)
     return itself ? it->device : child_of(it, id);
 }
 
+static void not_now(struct item *it, const struct device *d, const struct proxy *p)
+{
+    char reason[600], step[300], time[CW_TIME_LEN];
+    bool later = it->up->received_ms < p->begins_ms;
+    snprintf(
+        reason, sizeof reason,
+        "It speaks for device \"%s\" of gateway \"%s\". Device proxy \"%s\" lists both gateways, "
+        "but %s %s.",
+        d->device_id, d->gateway_id, p->name, later ? "begins at" : "ended at",
+        cw_time_basic(time, later ? p->begins_ms : p->ends_ms));
+    snprintf(step, sizeof step,
+             "Report through gateway \"%s\", or change the effective_time_range of the proxy.",
+             d->gateway_id);
+    item_fail(it, "topic", "proxy_not_in_force", reason, step);
+}
+
 void no_child(struct item *it, const char *device_id)
 {
     char reason[256], id[128];
+    const struct device *d = named(it, device_id);
+    const struct proxy *p = proxy_of(it, d);
+    if (p) {
+        not_now(it, d, p);
+        return;
+    }
     text_cut(id, sizeof id, device_id ? device_id : "", device_id ? strlen(device_id) : 0);
     snprintf(reason, sizeof reason,
              "It speaks for device \"%s\", which is no child of this gateway.", id);
     item_fail(it, "topic", "no_child", reason,
-              "Register it below this gateway, or add it by $sub_device_manager first.");
+              "Register it below this gateway, add it by $sub_device_manager first, or list "
+              "this gateway and its own in a device proxy.");
 }
 
 static bool report_child(struct item *gateway, const json_t *devices, const char *device_id)

@@ -30,9 +30,8 @@ void on_shadow_get(struct item *it)
         return;
     }
     if (!d) {
-        item_refuse(it, "topic", "no_child",
-                    "The question is about a device that is no child of this gateway.",
-                    "Leave object_device_id out, or add the child first.");
+        item_count(it, LEDGER_REFUSED);
+        no_child(it, cw_json_text(root, "object_device_id"));
         return;
     }
     item_count(it, LEDGER_STORED);
@@ -55,27 +54,54 @@ static void time_sync(struct item *it, const struct device *d, const json_t *ser
 
 /* ---- sub_device_update_status: a gateway says which of its children are there */
 
-static void state_child(struct item *it, const struct device *d, bool online)
+/* What an older connection said, or another gateway before somebody else saw it come online. */
+static bool is_old(const struct item *it, const struct state *s, bool other)
+{
+    if (other)
+        return it->up->received_ms < s->connected_ms;
+    return it->up->session_no < (s->via_key ? s->via_session : s->session_no);
+}
+
+/* session_no counts on, so that what is older says nothing more, here and in other daemons. */
+static void note_speaker(const struct item *it, struct state *s, bool other)
+{
+    int64_t said_in = s->via_key ? s->via_session : s->session_no, session = it->up->session_no;
+    if (other || session != said_in)
+        s->session_no = session > s->session_no ? session : s->session_no + 1;
+    s->via_key = it->up->device_key;
+    s->via_session = session;
+    s->gateway = it->gateway;
+}
+
+static void tell_why(struct item *it, const struct device *d, bool online)
+{
+    const char *speaker = it->up->device_id, *status = online ? "ONLINE" : "OFFLINE";
+    bool own = strcmp(d->gateway_id, speaker) == 0;
+    why_change(&it->b->why, d->device_key, it->up->received_ms,
+               online ? "connected" : "disconnected", "gateway",
+               own ? cw_sprintf("Its gateway says that it is %s.", status)
+                   : cw_sprintf("Gateway \"%s\" says that it is %s.", speaker, status));
+}
+
+static void state_child(struct item *it, const struct device *d, struct state *s, bool online)
 {
     struct item child = *it;
-    struct state *s = batch_state(it->b, d->device_key);
-    bool was_online = s->online;
-    child.device = d;
-    if (it->up->session_no < s->session_no)
-        return; /* what an older connection said */
+    bool was_online = s->online, other = is_of_other(it, d, s);
+    if (is_old(it, s, other) || (other && !online && !was_online))
+        return;
+    note_speaker(it, s, other);
     s->changed = true;
     s->online = online;
-    s->session_no = it->up->session_no;
     s->cause = online ? NULL : "gateway";
-    s->gateway = it->gateway;
-    if (online && !was_online)
+    if (online && (!was_online || other))
         s->connected_ms = it->up->received_ms;
-    if (online == was_online)
+    if (online == was_online && !other)
         return;
-    s->since_ms = it->up->received_ms;
-    why_change(&it->b->why, s->device_key, it->up->received_ms,
-               online ? "connected" : "disconnected", "gateway",
-               cw_sprintf("Its gateway says that it is %s.", online ? "ONLINE" : "OFFLINE"));
+    if (online != was_online)
+        s->since_ms = it->up->received_ms;
+    tell_why(it, d, online);
+    child.device = d;
+    child.session_no = s->session_no;
     item_status(&child, s, online ? it->up->received_ms : s->connected_ms);
 }
 
@@ -91,13 +117,22 @@ static json_t *update_one(struct item *it, const json_t *row, size_t nth)
     const char *id = cw_json_text(row, "device_id"), *status = cw_json_text(row, "status");
     const struct device *d = id ? child_of(it, id) : NULL;
     bool online = status && strcmp(status, "ONLINE") == 0;
+    char text[200];
     if (nth >= STATUSES_MAX)
         return status_failure(id, "IOTDA.000006", "more than 100 device_statuses");
-    if (!d || d == it->device)
+    if (!d || d == it->device) {
+        no_child(it, id);
         return status_failure(id, "IOTDA.014000", "no child of this gateway");
+    }
     if (!online && (!status || strcmp(status, "OFFLINE") != 0))
         return status_failure(id, "IOTDA.000006", "status: must be ONLINE or OFFLINE");
-    state_child(it, d, online);
+    struct state *s = batch_state(it->b, d->device_key);
+    const char *via = online ? NULL : held_by(it, d, s);
+    if (via) {
+        snprintf(text, sizeof text, "status: it is online through gateway \"%s\"", via);
+        return status_failure(id, "IOTDA.000006", text);
+    }
+    state_child(it, d, s, online);
     return NULL;
 }
 
@@ -229,9 +264,8 @@ void on_events(struct item *it)
         return;
     }
     if (!d) {
-        item_refuse(it, "topic", "no_child",
-                    "The event speaks for a device that is no child of this gateway.",
-                    "Leave object_device_id out, or add the child first.");
+        item_count(it, LEDGER_REFUSED);
+        no_child(it, cw_json_text(root, "object_device_id"));
         return;
     }
     item_count(it, LEDGER_STORED);

@@ -14,7 +14,7 @@
 #include "services/uplink-processor/report.h"
 #include "services/uplink-processor/uplink.h"
 
-#define SCHEMA_VERSION 25
+#define SCHEMA_VERSION 30
 
 #define AT(field) offsetof(struct uplink, field)
 static const struct cw_option options[] = {

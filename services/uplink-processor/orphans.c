@@ -1,7 +1,9 @@
-/* Children whose gateway has gone are OFFLINE. That a gateway went is kept in data.gateway_gone by
- * the transaction that says so; the owner of its partition then goes through its children, some
- * hundred at a time, so that one with fifty thousand holds nobody up. */
+/* Children that were online through a gateway are OFFLINE when it has gone. That a gateway went is
+ * kept in data.gateway_gone by the transaction that says so; the owner of its partition then goes
+ * through its children, some hundred at a time, so that one with fifty thousand holds nobody up. */
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <event2/event.h>
 
@@ -18,39 +20,44 @@ struct orphans {
     struct cw_db_query *query; /* at most one is under way */
 };
 
-/* What a later session of the gateway said of a child stands. */
+/* What a later session of the gateway, or another gateway, said of a child stands. Without via_key
+ * it was its own gateway that said it. */
 #define ORPHANS                                                                                    \
-    " FROM registry.device_view r JOIN registry.child_view c ON c.root_id = r.device_id"           \
-    " JOIN data.device_state s ON s.device_key = c.device_key"                                     \
-    " WHERE r.device_key = g.device_key AND s.status <> 'OFFLINE' AND s.session_no <= "            \
-    "g.session_no"
+    "(SELECT s.* FROM data.device_state s WHERE s.via_key = g.device_key"                          \
+    "  AND s.status <> 'OFFLINE' AND s.via_session <= g.session_no"                                \
+    " UNION ALL SELECT s.* FROM registry.device_view r"                                            \
+    "  JOIN registry.child_view c ON c.root_id = r.device_id"                                      \
+    "  JOIN data.device_state s ON s.device_key = c.device_key"                                    \
+    "  WHERE r.device_key = g.device_key AND s.via_key IS NULL AND s.status <> 'OFFLINE'"          \
+    "  AND s.session_no <= g.session_no)"
 static const struct cw_stmt stmt_due = {
     "orphans_due",
     "SELECT v.device_key, v.device_id, v.node_id, v.gateway_id, v.product_key, v.product_id,"
-    " v.app_id, v.partition, o.session_no, o.last_ms, 'OFFLINE' AS status"
-    " FROM data.gateway_gone g CROSS JOIN LATERAL (SELECT s.device_key, s.session_no,"
-    "  greatest(s.connected_ms, s.last_report_ms, s.last_message_ms) AS last_ms" ORPHANS
-    "  LIMIT $2::bigint) o JOIN registry.device_view v ON v.device_key = o.device_key"
+    " v.app_id, g.partition, o.session_no, 'OFFLINE' AS status, w.device_id AS via,"
+    " greatest(o.connected_ms, o.last_report_ms, o.last_message_ms) AS last_ms"
+    " FROM data.gateway_gone g CROSS JOIN LATERAL (SELECT * FROM " ORPHANS " s LIMIT $2::bigint) o"
+    " JOIN registry.device_view v ON v.device_key = o.device_key"
+    " LEFT JOIN registry.device_view w ON w.device_key = g.device_key"
     " WHERE g.partition = ANY($1::int[]) LIMIT $2::bigint"
 };
 /* The status, why, and the fact for everybody else are one. */
 static const struct cw_stmt stmt_change = {
     "orphans_change",
-    "WITH n AS (SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::int[], $4::bytea[])"
-    "  AS n(device_key, session_no, partition, event)),"
+    "WITH n AS (SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::int[], $4::bytea[],"
+    "  $6::text[]) AS n(device_key, session_no, partition, event, text)),"
     " s AS (UPDATE data.device_state s SET status = 'OFFLINE', since_ms = $5::bigint,"
     "  cause = 'gateway_offline' FROM n WHERE s.device_key = n.device_key"
     "  AND s.session_no = n.session_no AND s.status <> 'OFFLINE'"
-    "  RETURNING n.device_key, n.partition, n.event),"
+    "  RETURNING n.device_key, n.partition, n.event, n.text),"
     " c AS (INSERT INTO data.change (device_key, at_ms, what, code, text) SELECT device_key,"
-    "  $5::bigint, 'disconnected', 'gateway_offline', 'Its gateway went offline.' FROM s)"
+    "  $5::bigint, 'disconnected', 'gateway_offline', text FROM s)"
     " INSERT INTO data.outbox (partition, event) SELECT partition, event FROM s"
 };
 static const struct cw_stmt stmt_trim = { "orphans_trim",
                                           "SELECT data.keep_64_changes($1::bigint[])" };
 static const struct cw_stmt stmt_done = {
     "orphans_done", "DELETE FROM data.gateway_gone g WHERE g.partition = ANY($1::int[])"
-                    " AND NOT EXISTS (SELECT 1" ORPHANS ")"
+                    " AND NOT EXISTS (SELECT FROM " ORPHANS " s)"
 };
 
 static void on_done(PGresult *res, void *arg)
@@ -77,34 +84,40 @@ static void on_changed(PGresult *res, void *arg)
         orphans_wake(o); /* there may be more */
 }
 
-static void add(struct cw_db_array a[4], const PGresult *res, int row, int64_t now_ms)
+static void add(struct cw_db_array a[5], const PGresult *res, int row, int64_t now_ms)
 {
+    char text[200];
     struct cw_buf event = status_fact(res, row, now_ms);
+    const char *via = cw_db_str(res, row, "via");
+    bool own = !via || strcmp(via, cw_db_str(res, row, "gateway_id")) == 0;
+    snprintf(text, sizeof text, "%s%s%s", own ? "Its gateway" : "Gateway \"", own ? "" : via,
+             own ? " went offline." : "\", through which it was online, went offline.");
     cw_db_array_int(&a[0], cw_db_i64(res, row, "device_key", 0));
     cw_db_array_int(&a[1], cw_db_i64(res, row, "session_no", 0));
     cw_db_array_int(&a[2], cw_db_i64(res, row, "partition", 0));
     cw_db_array_bytes(&a[3], event.data, event.len);
+    cw_db_array_str(&a[4], text);
     cw_buf_free(&event);
 }
 
 static void change(struct orphans *o, const PGresult *res)
 {
     static const enum cw_array_type types[] = { CW_ARRAY_INT8, CW_ARRAY_INT8, CW_ARRAY_INT4,
-                                                CW_ARRAY_BYTEA };
+                                                CW_ARRAY_BYTEA, CW_ARRAY_TEXT };
     char now[24];
     int64_t now_ms = cw_now_ms();
-    struct cw_db_array a[4] = { 0 };
-    struct cw_db_param p[5];
+    struct cw_db_array a[CW_ARRAY_LEN(types)] = { 0 };
+    struct cw_db_param p[CW_ARRAY_LEN(types) + 1];
     for (size_t i = 0; i < CW_ARRAY_LEN(a); i++)
         cw_db_array_reset(&a[i], types[i]);
     for (int row = 0; row < PQntuples(res); row++)
         add(a, res, row, now_ms);
     for (size_t i = 0; i < CW_ARRAY_LEN(a); i++)
-        p[i] = cw_db_array_param(&a[i]);
+        p[i < 4 ? i : i + 1] = cw_db_array_param(&a[i]);
     p[4] = cw_db_int(now_ms, now);
     cw_log(CW_INFO, "orphans", "gateway=%s children=%d", cw_db_str(res, 0, "gateway_id"),
            PQntuples(res));
-    o->query = cw_db_exec(o->u->db, &stmt_change, 5, p, on_changed, o);
+    o->query = cw_db_exec(o->u->db, &stmt_change, (int)CW_ARRAY_LEN(p), p, on_changed, o);
     if (o->query)
         cw_db_exec(o->u->db, &stmt_trim, 1, p, NULL, NULL);
     for (size_t i = 0; i < CW_ARRAY_LEN(a); i++)

@@ -5,7 +5,8 @@
  * services/uplink-processor/interpret_children.c services/uplink-processor/interpret_events.c
  * services/uplink-processor/answers.c services/uplink-processor/report.c
  * services/uplink-processor/topic.c services/uplink-processor/shadow.c
- * services/uplink-processor/why.c services/uplink-processor/encode.c services/rule-engine/match.c
+ * services/uplink-processor/proxies.c services/uplink-processor/why.c
+ * services/uplink-processor/encode.c services/rule-engine/match.c
  */
 #include "libcommon/json.h"
 #include "services/mqtt-gateway/topic.h"

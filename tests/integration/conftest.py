@@ -40,7 +40,7 @@ def _remember_logs(request):
 
 @pytest.fixture(scope="session")
 def platform():
-    yield from _run(Deployed() if ACCESS else Platform(etc={"device-registry": "APPS_MAX=0\nPRODUCTS_MAX=0\nPOLICIES_MAX=1000\nBRIDGES_MAX=10000\nCAS_MAX=10000\nTEMPLATES_MAX=10000\n"
+    yield from _run(Deployed() if ACCESS else Platform(etc={"device-registry": "APPS_MAX=0\nPRODUCTS_MAX=0\nPOLICIES_MAX=1000\nBRIDGES_MAX=10000\nPROXIES_MAX=10000\nCAS_MAX=10000\nTEMPLATES_MAX=10000\n"
                                                                     "REGISTRATION_GROUPS_MAX=10000\nPROVISION_RATE=1000"}))
 
 

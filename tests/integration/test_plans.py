@@ -11,6 +11,7 @@ from rawmqtt import Refused
 from rest import Api, Unexpected, unique
 from rows import load
 from test_certificates import forged
+from test_children import say
 from test_provisioning import World as Factory
 from test_provisioning import group, join
 from waiting import wait_until
@@ -21,7 +22,7 @@ ROLES = ["identity", "registry", "data", "command", "rule", "push"]
 # Read as a whole: a row per partition, account, space, counter of a product; or as many as a setting allows.
 SMALL = {"position", "schema_migration", "account", "project", "app", "first_access", "quarantined", "device_count",
          "rule", "action", "certificate", "ca_certificate",
-         "device_policy", "bridge", "provisioning_template", "registration_group", "device_certificate_count",
+         "device_policy", "bridge", "device_proxy", "provisioning_template", "registration_group", "device_certificate_count",
          "refused_connection", "bootstrap_strategy", "device_group"}
 SETTINGS = {"session_preload_libraries": "auto_explain", "auto_explain.log_min_duration": "0",
             "auto_explain.log_nested_statements": "on", "enable_seqscan": "off"}
@@ -77,6 +78,17 @@ def register_themselves(platform, folder):
                            platform.api.get("/refused-connections", limit=50)["refused_connections"]), 10, 0.2, "it is listed")
 
 
+def speak_through_another_gateway(world):
+    """A child comes online through a gateway that is not its own, and goes with it."""
+    child, other = world.new_device(gateway_id=world.gateway["device_id"])["device_id"], world.new_device()
+    world.api.post("/device-proxies", {"proxy_name": "plan", "app_id": world.space, "effective_time_range": {},
+                                       "proxy_devices": [world.gateway["device_id"], other["device_id"]]})
+    with world.platform.connect(other) as peer:
+        say(peer, "sub_device_update_status", {"device_statuses": [{"device_id": child, "status": "ONLINE"}]})
+        wait_until(lambda: world.api.device(child)["status"] == "ONLINE", 10, 0.1, "it is online")
+    wait_until(lambda: world.api.device(child)["status"] == "OFFLINE", 10, 0.1, "it has gone with the other")
+
+
 def test_every_statement_has_an_index(explained, authority, tmp_path):
     platform = explained
     world = World(platform, authority)
@@ -98,6 +110,7 @@ def test_every_statement_has_an_index(explained, authority, tmp_path):
         assert got.status == op.success, got
     for name in ("user_name", "resource_id", "request_id"):
         platform.api.get("/audit-records", **{name: "x"})
+    speak_through_another_gateway(world)
     world.close()
     register_themselves(platform, tmp_path)
     seen, bad = set(), {}

@@ -115,7 +115,7 @@ def test_each_parameter_of_the_query_in_each_wrong_way(world, op):
 
 @each(WITH_PATH)
 def test_unknown_ids_of_the_path(world, op):
-    unknown = {"cert_id": "0" * 24, "certificate_id": "0" * 24, "policy_id": "0" * 24, "topic_id": "0" * 24, "access_key": "0" * 20}
+    unknown = {"cert_id": "0" * 24, "certificate_id": "0" * 24, "policy_id": "0" * 24, "proxy_id": "0" * 24, "topic_id": "0" * 24, "access_key": "0" * 20}
     for name in set(op.path_names) - {"project_id"}:
         values = world.path_values(op)
         values[name] = unknown.get(name, "0" * 32)
@@ -127,7 +127,7 @@ def test_unknown_ids_of_the_path(world, op):
         check_error(op, got)
         if not op.iam:
             assert got.code in op.spec["x-error-codes"], got
-        values[name] = "a b" if name not in ("cert_id", "certificate_id", "policy_id", "topic_id") else "xyz"
+        values[name] = "a b" if name not in ("cert_id", "certificate_id", "policy_id", "proxy_id", "topic_id") else "xyz"
         got = world.send(op, world.caller(op), {k: v.replace(" ", "%20") for k, v in values.items()}, world.body(op))
         assert got.status == 400 and name in got.text, (name, got)
         check_error(op, got)

@@ -82,6 +82,7 @@ class World:
                   "strategy_id": lambda: self.api.post("/bootstrap-strategies", {
                       "keyword": unique("walk"), "app_id": self.space})["strategy_id"],
                   "bridge_id": lambda: self.api.post("/bridges", {"bridge_name": "walk"})["bridge_id"],
+                  "proxy_id": self.new_proxy,
                   "policy_id": lambda: self.api.post("/device-policies", {
                       "policy_name": "walk", "app_id": self.space, "statement": [
                           {"effect": "DENY", "actions": ["iotda:devices:publish"], "resources": ["topic:x"]}]})["policy_id"],
@@ -148,6 +149,11 @@ class World:
         return self.api.post("/provisioning-templates", {"template_name": unique("walk"), "template_body": {
             "parameters": {"iotda::certificate::common_name": {"type": "String"}}, "resources": {"device": {
                 "node_id": {"ref": "iotda::certificate::common_name"}, "product_id": self.product}}}})["template_id"]
+
+    def new_proxy(self):
+        return self.api.post("/device-proxies", {
+            "proxy_name": "walk", "app_id": self.space, "effective_time_range": {},
+            "proxy_devices": [self.gateway["device_id"], self.new_device()["device_id"]]})["proxy_id"]
 
     def new_scope(self):
         return self.api.post("/registration-groups", {"group_name": "walk", "app_id": self.space,
