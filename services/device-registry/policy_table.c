@@ -19,8 +19,8 @@ static const struct cw_stmt stmt_table = {
     " UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, device_key,"
     "  string_agg(policy_id, '' ORDER BY policy_id), NULL, NULL FROM registry.policy_target"
     "  WHERE device_key = ANY($1::bigint[]) GROUP BY device_key"
-    " UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, k, " SQL_TOPICS(
-        "k") "  FROM unnest($2::bigint[]) k"
+    " UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, product_key, topics"
+    "  FROM registry.product WHERE product_key = ANY($2::bigint[])"
 };
 
 struct telling {

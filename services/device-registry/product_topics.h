@@ -9,15 +9,11 @@ void list_product_topics(struct cw_api_call *call, void *self);  /* all of them,
 void create_product_topic(struct cw_api_call *call, void *self); /* TOPIC_BAD, _TAKEN, _QUOTA */
 void delete_product_topic(struct cw_api_call *call, void *self); /* NO_TOPIC */
 
-/* "Balarm Pup/x": the topics of the product with this key, or NULL, as topics_add() reads them. */
-#define SQL_TOPICS(product_key)                                                                    \
-    "(SELECT string_agg(left(t.rights, 1) || t.topic, ' ' ORDER BY t.topic)"                       \
-    " FROM registry.product_topic t WHERE t.product_key = " product_key ")"
-
 /* What gateways are told of products, each once; {0} in the beginning. */
 struct topics_told {
     Causeway__ProductTopics **list;
     size_t n;
 };
+/* topics: as registry.product has them: "Balarm Pup/x"; NULL: it defines none. */
 void topics_add(struct topics_told *t, int64_t product_key, const char *topics);
 void topics_free(struct topics_told *t);

@@ -13,38 +13,32 @@
 
 #define BATCH_MAX 4096
 
-static const struct cw_stmt stmt_lookup = {
-    "sessions_lookup",
-    "SELECT d.device_key, d.product_key, d.auth_type, d.secret, d.secondary_secret, d.frozen,"
-    " d.secure_access, d.parent_key, d.auth_version, d.app_id,"
-    " d.fingerprint, d.secondary_fingerprint, c.status AS certificate_status, k.filters,"
-    " (SELECT string_agg(t.policy_id, '' ORDER BY t.policy_id) FROM registry.policy_target t"
-    "  WHERE t.device_key = d.device_key) AS policies, p.product_id,"
-    " " SQL_TOPICS(
-        "d.product_key") " AS topics,"
-                         " k.filters IS NOT NULL AND k.expiry_s < 4294967295 AND d.status = "
-                         "'OFFLINE' AND"
-                         " d.connection_status_update_time + k.expiry_s * interval '1 second' < "
-                         "now() AS kept_over,"
-                         " CASE WHEN d.device_key IS NULL THEN"
-                         "  (SELECT " SQL_BASIC_TIME(
-                             "t.deleted") " || CASE WHEN t.reason = 'timeout' THEN ' by its "
-                                          "timeout'"
-                                          "    WHEN t.deleted_by <> '' THEN ' by user ' || "
-                                          "t.deleted_by ELSE '' END"
-                                          "   FROM registry.device_tombstone t WHERE t.device_id = "
-                                          "i.id"
-                                          "   ORDER BY t.deleted DESC LIMIT 1) END AS deleted"
-                                          " FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS "
-                                          "i(id, shown, n)"
-                                          " LEFT JOIN registry.device d ON d.device_id = i.id"
-                                          " LEFT JOIN registry.device_certificate c ON c.app_id = "
-                                          "d.app_id"
-                                          "  AND c.fingerprint = i.shown AND d.auth_type = "
-                                          "'CERTIFICATES'"
-                                          " LEFT JOIN registry.product p USING (product_key)"
-                                          " LEFT JOIN registry.kept_session k USING (device_key) "
-                                          "ORDER BY i.n"
+/* Of a batch in which a device shows a certificate: its record, too. */
+#define LOOKUP(shown, column, status, certificate)                                                 \
+    "SELECT d.device_key, d.product_key, d.auth_type, d.secret, d.secondary_secret, d.frozen,"     \
+    " d.secure_access, d.parent_key, d.auth_version, d.app_id, d.fingerprint,"                     \
+    " d.secondary_fingerprint, " status " AS certificate_status, k.filters, p.product_id,"         \
+    " p.topics, (SELECT string_agg(t.policy_id, '' ORDER BY t.policy_id)"                          \
+    "  FROM registry.policy_target t WHERE t.device_key = d.device_key) AS policies,"              \
+    " k.filters IS NOT NULL AND k.expiry_s < 4294967295 AND d.status = 'OFFLINE' AND"              \
+    " d.connection_status_update_time + k.expiry_s * interval '1 second' < now() AS kept_over,"    \
+    " CASE WHEN d.device_key IS NULL THEN"                                                         \
+    "  (SELECT " SQL_BASIC_TIME(                                                                   \
+        "t.deleted") " || CASE WHEN t.reason = 'timeout'"                                          \
+                     "    THEN ' by its timeout' WHEN t.deleted_by <> '' THEN ' by user ' || "     \
+                     "t.deleted_by"                                                                \
+                     "    ELSE '' END FROM registry.device_tombstone t WHERE t.device_id = i.id"   \
+                     "   ORDER BY t.deleted DESC LIMIT 1) END AS deleted"                          \
+                     " FROM unnest($1::text[]" shown ") WITH ORDINALITY AS i(id, " column "n)"     \
+                     " LEFT JOIN registry.device d ON d.device_id = i.id" certificate              \
+                     " LEFT JOIN registry.product p USING (product_key)"                           \
+                     " LEFT JOIN registry.kept_session k USING (device_key) ORDER BY i.n"
+static const struct cw_stmt stmt_lookup = { "sessions_lookup", LOOKUP("", "", "NULL", "") };
+static const struct cw_stmt stmt_lookup_certificate = {
+    "sessions_lookup_certificate",
+    LOOKUP(", $2::text[]", "shown, ", "c.status",
+           " LEFT JOIN registry.device_certificate c ON c.app_id = d.app_id"
+           "  AND c.fingerprint = i.shown AND d.auth_type = 'CERTIFICATES'")
 };
 /* The lock on the device's row puts logins of one device into one order, so that session numbers
  * grow with time, and makes a login wait for a change of the secret and then find it. */
@@ -470,6 +464,7 @@ static void look_up(struct batch *b)
 {
     struct cw_db_array ids = { 0 }, shown = { 0 };
     char fingerprint[65];
+    bool certificates = false;
     cw_db_array_reset(&ids, CW_ARRAY_TEXT);
     cw_db_array_reset(&shown, CW_ARRAY_TEXT);
     for (size_t i = 0; i < b->n; i++) {
@@ -478,9 +473,11 @@ static void look_up(struct batch *b)
         cw_db_array_str(&shown, open->n_certificates
                                     ? trust_fingerprint(fingerprint, &open->certificates[0])
                                     : NULL);
+        certificates |= open->n_certificates > 0;
     }
     const struct cw_db_param p[] = { cw_db_array_param(&ids), cw_db_array_param(&shown) };
-    bool sent = cw_db_exec(b->r->logins, &stmt_lookup, 2, p, on_looked_up, b) != NULL;
+    bool sent = cw_db_exec(b->r->logins, certificates ? &stmt_lookup_certificate : &stmt_lookup,
+                           certificates ? 2 : 1, p, on_looked_up, b) != NULL;
     cw_db_array_free(&ids);
     cw_db_array_free(&shown);
     if (!sent)
