@@ -11,6 +11,8 @@
     " CASE WHEN g.rule IS NULL THEN 'STATIC' ELSE 'DYNAMIC' END AS group_type,"                    \
     " g.rule AS dynamic_group_rule, g.members, g.filled_to IS NOT NULL AS filling"
 
+#define NAMED 3 /* of those that keep a group from being deleted */
+
 static const struct cw_stmt stmt_create = {
     "groups_create",
     "WITH a AS (SELECT app_id FROM registry.app"
@@ -52,14 +54,18 @@ static const struct cw_stmt stmt_update = {
 };
 static const struct cw_stmt stmt_delete = {
     "groups_delete",
-    "WITH g AS (SELECT g.group_id, g.rule, g.members, (SELECT count(*) FROM registry.device_group c"
+    "WITH g AS (SELECT g.group_id, g.members, (SELECT count(*) FROM registry.device_group c"
     "   WHERE c.super_group_id = g.group_id) AS below FROM registry.device_group g"
     "  WHERE g.group_id = lower($1)),"
-    " o AS (DELETE FROM registry.group_member m USING g WHERE m.group_id = g.group_id"
-    "  AND g.rule IS NOT NULL AND g.below = 0),"
-    " d AS (DELETE FROM registry.device_group x USING g WHERE x.group_id = g.group_id"
-    "  AND g.below = 0 AND (g.rule IS NOT NULL OR g.members = 0) RETURNING 1)"
-    " SELECT g.members, g.below, (SELECT count(*) FROM d) AS gone FROM g"
+    " gone AS (DELETE FROM registry.device_group x USING g WHERE x.group_id = g.group_id"
+    "  AND g.below = 0 AND (x.rule IS NOT NULL OR x.members = 0) RETURNING 1)"
+    " SELECT g.members, g.below, (SELECT count(*) FROM gone) AS gone,"
+    " (SELECT string_agg(c.name, ', ' ORDER BY c.group_id) FROM (SELECT group_id, name"
+    "   FROM registry.device_group WHERE super_group_id = g.group_id"
+    "   ORDER BY group_id LIMIT $2::bigint) c) AS below_names,"
+    " (SELECT string_agg(d.device_id, ', ' ORDER BY m.record_id) FROM (SELECT device_key, record_id"
+    "   FROM registry.group_member WHERE group_id = g.group_id ORDER BY record_id"
+    "   LIMIT $2::bigint) m JOIN registry.device d USING (device_key)) AS members_names FROM g"
 };
 static const struct cw_stmt stmt_of_device = {
     "groups_of_device",
@@ -240,6 +246,26 @@ void update_group(struct cw_api_call *call, void *self)
         cw_api_no_db(call);
 }
 
+/* How many, and the first of them by name. */
+static void put_named(struct cw_buf *b, const char *what, int64_t n, const char *names)
+{
+    if (n)
+        cw_buf_printf(b, " %s: %lld (%s%s).", what, (long long)n, names ? names : "",
+                      n > NAMED ? ", ..." : "");
+}
+
+static void refuse_deletion(struct cw_api_call *call, const PGresult *res)
+{
+    struct cw_buf b = { 0 };
+    put_named(&b, "Groups below it", cw_db_i64(res, 0, "below", 0),
+              cw_db_str(res, 0, "below_names"));
+    put_named(&b, "Devices in it", cw_db_i64(res, 0, "members", 0),
+              cw_db_str(res, 0, "members_names"));
+    cw_api_fail(call, CW_E_GROUP_NOT_EMPTY, "Group \"%s\".%.*s", cw_api_path(call, "group_id"),
+                (int)b.len, b.data ? b.data : "");
+    cw_buf_free(&b);
+}
+
 static void on_deleted(PGresult *res, void *arg)
 {
     struct cw_api_call *call = arg;
@@ -248,15 +274,15 @@ static void on_deleted(PGresult *res, void *arg)
     if (cw_db_i64(res, 0, "gone", 0))
         cw_api_reply(call, 204, NULL, 0);
     else
-        cw_api_fail(call, CW_E_GROUP_NOT_EMPTY, "It has %lld groups below it and %lld devices.",
-                    (long long)cw_db_i64(res, 0, "below", 0),
-                    (long long)cw_db_i64(res, 0, "members", 0));
+        refuse_deletion(call, res);
 }
 
 void delete_group(struct cw_api_call *call, void *self)
 {
-    if (!cw_db_exec(registry_db(self), &stmt_delete, 1, &CW_TEXT(cw_api_path(call, "group_id")),
-                    on_deleted, call))
+    char named[24];
+    const struct cw_db_param p[] = { CW_TEXT(cw_api_path(call, "group_id")),
+                                     cw_db_int(NAMED, named) };
+    if (!cw_db_exec(registry_db(self), &stmt_delete, CW_ARRAY_LEN(p), p, on_deleted, call))
         cw_api_no_db(call);
 }
 

@@ -1,4 +1,5 @@
 """Tags, device groups and the search for devices, over REST."""
+import concurrent.futures
 import itertools
 import pathlib
 
@@ -191,10 +192,14 @@ def test_values_are_never_code(plant):
     assert plant.ids("device_name = 'x'' or ''1''=''1'") == []
 
 
+def database(platform):
+    return psycopg2.connect(host="127.0.0.1", port=platform.base + 11, user="postgres", dbname="causeway",
+                            password=(pathlib.Path(platform.var) / "secrets/db.postgres").read_text().strip())
+
+
 def test_a_search_that_takes_too_long_is_ended(plant):
     """Here behind a lock; a count of a million devices would do as well."""
-    db = psycopg2.connect(host="127.0.0.1", port=plant.platform.base + 11, user="postgres", dbname="causeway",
-                          password=(pathlib.Path(plant.platform.var) / "secrets/db.postgres").read_text().strip())
+    db = database(plant.platform)
     try:
         db.cursor().execute("LOCK TABLE registry.device_tag")
         refused = plant.search(f"select count(*) {FROM} where tag_value != 'x'", status=403)
@@ -238,7 +243,8 @@ def test_a_static_group(plant):
     assert plant.api.get(f"/device-group/{top['group_id']}/devices", marker=page["page"]["marker"])["devices"][0]["device_id"] == devices[0]
     of_device = plant.api.post(f"/devices/{devices[0]}/list-device-group", status=200)["device_groups"]
     assert [g["group_id"] for g in of_device] == [top["group_id"]]
-    assert plant.api.delete(f"/device-group/{top['group_id']}", status=403)["error_code"] == "IOTDA.031905"
+    refused = plant.api.delete(f"/device-group/{top['group_id']}", status=403)
+    assert refused["error_code"] == "IOTDA.031905" and f"Devices in it: 3 ({', '.join(devices)})" in refused["error_msg"], refused
     plant.join(top["group_id"], devices[0], "removeDevice")
     assert plant.join(top["group_id"], devices[0], "removeDevice", status=400)["error_code"] == "IOTDA.031908"
     plant.api.delete(f"/devices/{devices[1]}")
@@ -255,7 +261,8 @@ def test_the_tree_of_groups(plant):
         level.append(plant.group(super_group_id=level[-1])["group_id"])
     refused = plant.group(super_group_id=level[-1], status=400)
     assert refused["error_code"] == "IOTDA.031903" and "level 5" in refused["error_msg"]
-    assert "groups below" in plant.api.delete(f"/device-group/{level[0]}", status=403)["error_msg"]
+    below = plant.api.get(f"/device-group/{level[1]}")["name"]
+    assert f"Groups below it: 1 ({below})" in plant.api.delete(f"/device-group/{level[0]}", status=403)["error_msg"]
     other = Plant(plant.platform).group()["group_id"]
     assert plant.group(super_group_id=other, status=400)["error_code"] == "IOTDA.031903", "another space"
     name = plant.api.get(f"/device-group/{level[0]}")["name"]
@@ -342,3 +349,67 @@ def test_groups_follow_through_kills(own_platform):
     for device in devices[::2]:
         plant.untag(device, "in")
     wait_until(lambda: plant.members(group) == set(devices[1::2]), 20, 0.1, "half of them have left")
+
+
+def test_a_change_that_is_open_while_the_first_dynamic_group_is_made(own_platform):
+    """It began when there was no such group, so that nobody noted it, and ends later."""
+    plant = Plant(own_platform())
+    device, other = plant.device(device_name="pump_a"), plant.device(device_name="lamp_b")
+    db = database(plant.platform)
+    try:
+        db.cursor().execute("UPDATE registry.device SET device_name = 'lamp_a' WHERE device_id = %s", (device,))
+        group = dynamic(plant, "device_name like 'lamp_%'")
+        third = plant.device(device_name="lamp_c")
+        becomes(plant, group, [third])
+        assert plant.api.get(f"/device-group/{group}")["filling"]
+        db.commit()
+    finally:
+        db.close()
+    becomes(plant, group, [device, other, third])
+
+
+def test_a_full_dynamic_group(own_platform):
+    plant = Plant(own_platform(CAUSEWAY_GROUP_DEVICES_MAX="2"))
+    devices = [plant.device(device_name=f"lamp_{i}") for i in range(4)]
+    group = dynamic(plant, "device_name like 'lamp_%'")
+    becomes(plant, group, devices[2:])
+    plant.api.delete(f"/devices/{devices[3]}")
+    becomes(plant, group, devices[1:3])
+    plant.api.put(f"/devices/{devices[1]}", {"device_name": "pump_1"})
+    becomes(plant, group, [devices[0], devices[2]])
+    fifth = plant.device(device_name="lamp_5")
+    assert plant.api.get(f"/device-group/{group}")["device_count"] == 2
+    plant.api.delete(f"/devices/{devices[0]}")
+    becomes(plant, group, [devices[2], fifth])
+
+
+def test_members_that_change_take_no_room(own_platform):
+    plant = Plant(own_platform(CAUSEWAY_GROUP_DEVICES_MAX="2"))
+    new, member = plant.device(device_name="pump_a"), plant.device(device_name="lamp_b")
+    group = dynamic(plant, "device_name like 'lamp_%'")
+    becomes(plant, group, [member])
+    with database(plant.platform) as db:  # both are looked at together, the member first
+        db.cursor().execute("UPDATE registry.device SET device_name = 'lamp_' || right(device_name, 1) || 'x'"
+                            " WHERE device_id IN (%s, %s)", (new, member))
+    db.close()
+    becomes(plant, group, [new, member])
+
+
+def test_a_dynamic_group_is_deleted_while_devices_join_it(plant):
+    """As the keeper does, in a transaction that ends while the deletion waits for it."""
+    device, group = plant.device(), dynamic(plant, "device_name = 'nobody'")
+    db = database(plant.platform)
+    try:
+        cursor = db.cursor()
+        cursor.execute("INSERT INTO registry.group_member SELECT %s, device_key, record_id FROM registry.device WHERE device_id = %s",
+                       (group, device))
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            deletion = pool.submit(plant.api.delete, f"/device-group/{group}")
+            waiting = ("SELECT pg_stat_clear_snapshot(); SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                       " AND query LIKE '%DELETE FROM registry.device_group%'")
+            wait_until(lambda: cursor.execute(waiting) or cursor.fetchall(), 10, 0.01, "the deletion waits")
+            db.commit()
+            deletion.result()
+    finally:
+        db.close()
+    assert plant.api.expect(404, "GET", f"/device-group/{group}")["error_code"] == "IOTDA.031900"

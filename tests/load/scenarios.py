@@ -298,7 +298,7 @@ def seal(key, context, text):
 
 MANY_TAGS = """
 INSERT INTO registry.device_tag (device_key, record_id, tag_key, tag_value)
-SELECT device_key, record_id, k.key, k.key || device_key %% k.many FROM registry.device
+SELECT device_key, record_id, k.key, k.key || device_key % k.many FROM registry.device
 CROSS JOIN (VALUES ('street', 1000), ('town', 10)) k(key, many)
 """
 SEARCHES = {  # {n} is a running number
