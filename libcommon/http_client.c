@@ -30,6 +30,7 @@ struct cw_http {
     CURLM *multi;
     struct event *timer;
     struct cw_cidr_list *deny;
+    char *source; /* as curl spells it; NULL: none */
     size_t max_answer_bytes;
     size_t running;
     LIST_HEAD(, cw_http_call) calls;
@@ -431,6 +432,7 @@ static void set_limits(struct cw_http_call *call, const struct cw_http_request *
     SET(CURLOPT_FOLLOWLOCATION, 0L);
     SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     SET(CURLOPT_TCP_NODELAY, 1L);
+    SET(CURLOPT_INTERFACE, call->http->source);
     SET(CURLOPT_TIMEOUT_MS, (long)r->timeout_ms);
     SET(CURLOPT_CONNECTTIMEOUT_MS,
         (long)(r->connect_timeout_ms ? r->connect_timeout_ms : r->timeout_ms));
@@ -492,6 +494,14 @@ void cw_http_cancel(struct cw_http_call **call)
 
 size_t cw_http_running(const struct cw_http *http) { return http->running; }
 
+static char *source_of(const char *address)
+{
+    unsigned char any[16];
+    return inet_pton(AF_INET, address, any) == 1 || inet_pton(AF_INET6, address, any) == 1
+               ? cw_sprintf("host!%s", address)
+               : NULL;
+}
+
 int cw_http_open(struct cw_http **out, struct event_base *base, const struct cw_http_config *cfg,
                  char *err, size_t size)
 {
@@ -501,6 +511,11 @@ int cw_http_open(struct cw_http **out, struct event_base *base, const struct cw_
     int rc = cw_cidr_parse(&http->deny, deny, err, size);
     free(deny);
     *out = NULL;
+    if (rc == 0 && cfg->source && *cfg->source && !(http->source = source_of(cfg->source))) {
+        snprintf(err, size, "\"%s\" is no address", cfg->source);
+        cw_cidr_free(&http->deny);
+        rc = -EINVAL;
+    }
     if (rc < 0) {
         free(http);
         return rc;
@@ -538,6 +553,7 @@ void cw_http_close(struct cw_http **http)
     curl_multi_cleanup(h->multi);
     event_free(h->timer);
     cw_cidr_free(&h->deny);
+    free(h->source);
     free(h);
     *http = NULL;
 }

@@ -28,6 +28,7 @@ const char *cw_http_stage_name(enum cw_http_stage stage); /* dns connect tls sen
 
 struct cw_http_config {
     const char *deny;          /* "10.0.0.0/8, fd00::/8"; NULL or "": link-local only */
+    const char *source;        /* address of this machine; NULL or "": as its routes say */
     size_t max_answer_bytes;   /* of the body that is kept; 0: 64 KB */
     unsigned idle_connections; /* kept open for reuse; 0: 64 */
 };
@@ -60,7 +61,7 @@ struct cw_http_outcome {
 };
 typedef void cw_http_fn(const struct cw_http_outcome *outcome, void *arg);
 
-/* -EINVAL: the deny list does not parse; *err (size bytes) says where. */
+/* -EINVAL: the deny list does not parse, or the source is no address; *err (size bytes) says it. */
 int cw_http_open(struct cw_http **out, struct event_base *base, const struct cw_http_config *cfg,
                  char *err, size_t size);
 /* Runs cb once, later, from the loop. Never NULL. */

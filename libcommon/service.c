@@ -296,6 +296,8 @@ static int start(struct cw_app *app)
         rc = app->svc->start(app, app->svc->self);
     if (rc == 0) {
         app->started = true;
+        if (app->bus)
+            cw_facts_serve(app);
         cw_log(CW_INFO, "ready", "instance=%s", app->instance);
     }
     return rc;

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "libcommon/config.h"
+#include "libcommon/facts.h"
 #include "libcommon/log.h"
 #include "libcommon/util.h"
 
@@ -32,9 +33,11 @@ struct cw_service {
     void *self;
     unsigned needs;     /* CW_NEEDS_* */
     int schema_version; /* highest migration this code relies on; 0 without database */
-    int (*start)(struct cw_app *app, void *self);        /* 0 or negative errno: the process ends */
-    void (*drain)(struct cw_app *app, void *self);       /* may be NULL: stop taking new work */
-    void (*stop)(void *self);                            /* half-started is fine */
+    int (*start)(struct cw_app *app, void *self);  /* 0 or negative errno: the process ends */
+    void (*drain)(struct cw_app *app, void *self); /* may be NULL: stop taking new work */
+    void (*stop)(void *self);                      /* half-started is fine */
+    const struct cw_facts_use *uses; /* may be NULL: limits of which PostgreSQL knows the use */
+    void (*facts)(struct cw_facts *f, void *self);       /* may be NULL: what it tells of itself */
     int (*main_mode)(int argc, char **argv, void *self); /* may be NULL: extra --flags before start;
                                                             < 0: not mine, else exit code */
 };

@@ -25,6 +25,9 @@
     X(BRIDGE, "api.registry.open_bridge", "request", "mqtt-gateway", "device-registry")            \
     X(BRIDGE_END, "api.registry.close_bridge", "request", "mqtt-gateway", "device-registry")       \
     X(BRIDGE_SECRET, "api.registry.bridge_secret", "request", "mqtt-gateway", "device-registry")   \
+    X(FACTS, "facts.ask", "request", "identity",                                                   \
+      "identity rest-gateway device-registry mqtt-gateway uplink-processor command-dispatcher "    \
+      "rule-engine push-notifier")                                                                 \
     X(DOWNLINK, "downlink.<gateway>", "request",                                                   \
       "command-dispatcher device-registry uplink-processor mqtt-gateway", "mqtt-gateway")          \
     X(RESPONSE, "response.<dispatcher>.<request>", "plain", "mqtt-gateway command-dispatcher",     \

@@ -63,7 +63,7 @@ def secret(name):
 def values():
     """What {…} in deploy/daemons stands for."""
     known = {name: str(port) for name, port in ports().items()}
-    known |= {"tls.cert": str(TLS / "server.crt"), "tls.key": str(TLS / "server.key")}
+    known |= {"tls.cert": str(TLS / "server.crt"), "tls.key": str(TLS / "server.key"), "tls.ca": str(TLS / "ca.crt")}
     return known | {path.name: secret(path.name) for path in SECRETS.glob("key.*")}
 
 

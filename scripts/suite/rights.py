@@ -12,7 +12,9 @@ TRIMS = ("STREAM.PURGE.{stream}",)
 def rows(macro, text):
     """Rows of one X macro, as lists of their texts behind the name."""
     body = re.search(rf"#define {macro}\(X\)(.*?)\n\n", text, re.S)[1]
-    return [(name, re.findall(r'"([^"]*)"', rest)) for name, rest in re.findall(r"X\((\w+),(.*?)\)\s*(?:\\|$)", body, re.S)]
+    found = re.findall(r"X\((\w+),(.*?)\)\s*(?:\\|$)", body, re.S)
+    joined = ((name, re.sub(r'"[\s\\]+"', "", rest)) for name, rest in found)  # a text over several lines is one
+    return [(name, re.findall(r'"([^"]*)"', rest)) for name, rest in joined]
 
 
 def spell(pattern, daemon):

@@ -401,11 +401,13 @@ static void on_target(int found, struct target *t, void *arg)
         on_model(rc < 0 ? rc : 0, cmd);
 }
 
+unsigned commands_waiting(const struct commands *c) { return HASH_COUNT(c->waiting); }
+
 static void ask_device(struct cw_api_call *call, struct dispatcher *d,
                        const struct command_kind *kind)
 {
     struct timeval limit = { d->command_ms / 1000, d->command_ms % 1000 * 1000 };
-    if (HASH_COUNT(d->commands->waiting) >= (unsigned)d->waiting_max) {
+    if (commands_waiting(d->commands) >= (unsigned)d->waiting_max) {
         cw_api_fail(call, CW_E_RATE, "%" PRId64 " commands wait for their devices already.",
                     d->waiting_max);
         return;

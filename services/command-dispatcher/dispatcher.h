@@ -52,6 +52,8 @@ bool target_takes(struct dispatcher *d, struct cw_api_call *call, int found, con
 
 /* The commands that this instance waits for; another one's are in the table only. Never NULL. */
 struct commands *commands_open(struct dispatcher *d);
+/* How many wait for their device's answer. */
+unsigned commands_waiting(const struct commands *c);
 /* At the end of the process: who waits is answered 503. */
 void commands_close(struct commands **c);
 /* CreateCommand. Answers with what the device answered, or after command_ms with SYNC_TIMEOUT and

@@ -133,6 +133,13 @@ static void stop(void *self)
     cw_products_close(&d->products);
 }
 
+static void facts(struct cw_facts *f, void *self)
+{
+    const struct dispatcher *d = self;
+    cw_facts_used(f, "COMMANDS_MAX", commands_waiting(d->commands),
+                  "refused with IOTDA.021101, 403");
+}
+
 int main(int argc, char **argv)
 {
     static struct dispatcher self;
@@ -143,6 +150,7 @@ int main(int argc, char **argv)
                                                 .self = &self,
                                                 .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
                                                 .schema_version = 26,
+                                                .facts = facts,
                                                 .start = start,
                                                 .drain = drain,
                                                 .stop = stop },

@@ -134,6 +134,8 @@ static void on_default(PGresult *res, void *arg)
         start_later(r);
         return;
     }
+    free(r->default_app);
+    r->default_app = cw_strdup(cw_db_str(res, 0, "app_id"));
     cw_app_fault_clear(r->app, "access");
     cw_app_release(r->app, "default space");
 }

@@ -65,6 +65,34 @@ static const struct cw_option options[] = {
     { 0 },
 };
 
+/* What is counted is what a creation compares with the setting. */
+static const struct cw_facts_use uses[] = {
+    { "APPS_MAX", "SELECT count(*) FROM registry.app", .at_limit = CW_E_APP_QUOTA },
+    { "PRODUCTS_MAX", "SELECT count(*) FROM registry.product", .at_limit = CW_E_PRODUCT_QUOTA },
+    { "DEVICES_MAX", "SELECT COALESCE(sum(n), 0) FROM registry.device_count",
+      .at_limit = CW_E_DEVICE_QUOTA },
+    { "CAS_MAX", "SELECT count(*) FROM registry.ca_certificate", .at_limit = CW_E_CERT_QUOTA },
+    { "POLICIES_MAX", "SELECT count(*) FROM registry.device_policy WHERE NOT of_platform",
+      .at_limit = CW_E_POLICY_QUOTA },
+    { "DEVICE_GROUPS_MAX", "SELECT count(*) FROM registry.device_group",
+      .at_limit = CW_E_GROUP_QUOTA },
+    { "GROUP_DEVICES_MAX", "SELECT COALESCE(max(members), 0) FROM registry.device_group",
+      .at_limit = CW_E_GROUP_FULL },
+    { "PROXIES_MAX", "SELECT count(*) FROM registry.device_proxy", .at_limit = CW_E_PROXY_QUOTA },
+    { "BRIDGES_MAX", "SELECT count(*) FROM registry.bridge", .at_limit = CW_E_BRIDGE_QUOTA },
+    { "DEVICE_CERTS_MAX", "SELECT n FROM registry.device_certificate_count",
+      .then = "certificates of devices that log in are not listed any more" },
+    { "TEMPLATES_MAX", "SELECT count(*) FROM registry.provisioning_template",
+      .at_limit = CW_E_TEMPLATE_QUOTA },
+    { "REGISTRATION_GROUPS_MAX", "SELECT count(*) FROM registry.registration_group",
+      .at_limit = CW_E_SCOPE_QUOTA },
+    { "STRATEGIES_MAX",
+      "SELECT COALESCE(max(n), 0) FROM (SELECT count(*) AS n FROM registry.bootstrap_strategy"
+      " GROUP BY app_id) s",
+      .at_limit = CW_E_STRATEGY_QUOTA },
+    { 0 },
+};
+
 static const struct cw_api_op operations[] = {
     { "ShowApplications", show_applications },
     { "AddApplication", add_application },
@@ -316,7 +344,15 @@ static void stop(void *self)
     for (size_t i = 1; i < CALL_CONNECTIONS; i++) /* the first is the skeleton's */
         cw_db_close(&r->calls[i]);
     secrets_close(&r->secrets);
+    free(r->default_app);
     explicit_bzero(r->seal_key, sizeof r->seal_key);
+}
+
+static void facts(struct cw_facts *f, void *self)
+{
+    const struct registry *r = self;
+    if (r->default_app)
+        cw_facts_set(f, "default_app_id", json_string(r->default_app));
 }
 
 int main(int argc, char **argv)
@@ -329,6 +365,8 @@ int main(int argc, char **argv)
                               .self = &self,
                               .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
                               .schema_version = 31,
+                              .uses = uses,
+                              .facts = facts,
                               .start = start,
                               .drain = drain,
                               .stop = stop },

@@ -38,8 +38,9 @@ struct registry {
         bridges_max, proxies_max, tags_max, undelete_days, groups_max, group_devices_max,
         device_groups_max, search_ms, device_certs_max, templates_max, scopes_max, strategies_max,
         provision_rate;
-    int64_t lost_ms;  /* silence after which a gateway is taken for gone */
-    int64_t close_ms; /* longest wait for a gateway that is to cut a session */
+    char *default_app; /* id of the default space; NULL until it is there */
+    int64_t lost_ms;   /* silence after which a gateway is taken for gone */
+    int64_t close_ms;  /* longest wait for a gateway that is to cut a session */
 };
 
 /* ---- answer.c: answers in the forms of this daemon */

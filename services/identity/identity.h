@@ -22,9 +22,10 @@ struct identity {
     struct hasher *hasher;
     struct first_start first;
     struct event *sweep;
+    struct facts *facts;
     /* settings */
     uint8_t key_token[32], key_seal[32];
-    char *region, *domain;
+    char *region, *domain, *public_host, *public_ports, *ca_file;
     int64_t users_max, groups_max, policies_max, keys_max, failures_max, lockout_ms, audit_days;
 };
 

@@ -32,6 +32,8 @@
 
 struct port {
     struct listeners *all;
+    const char *protocol; /* as docs/protocol/facts.md names it */
+    int64_t number;
     int fd;
     SSL_CTX *tls; /* NULL: none; borrowed */
     bool web;
@@ -155,7 +157,8 @@ static int bind_port(const char *host, int64_t number)
     return fd;
 }
 
-static int open_port(struct listeners *l, int64_t number, SSL_CTX *tls, bool web)
+static int open_port(struct listeners *l, const char *protocol, int64_t number, SSL_CTX *tls,
+                     bool web)
 {
     struct gateway *gw = l->gw;
     struct port *port = &l->ports[l->n];
@@ -166,7 +169,9 @@ static int open_port(struct listeners *l, int64_t number, SSL_CTX *tls, bool web
         return fd;
     }
     l->n++;
-    *port = (struct port){ .all = l, .fd = fd, .tls = tls, .web = web };
+    *port = (struct port){
+        .all = l, .protocol = protocol, .number = number, .fd = fd, .tls = tls, .web = web
+    };
     port->readable = event_new(gw->base, fd, EV_READ | EV_PERSIST, on_connection, port);
     port->again = evtimer_new(gw->base, on_again, port);
     event_add(port->readable, NULL);
@@ -225,14 +230,15 @@ int listeners_open(struct gateway *gw)
         cw_log(CW_ERROR, "proxy_from", "reason=\"%s\"", err);
     raise_fd_limit();
     const struct {
+        const char *protocol;
         int64_t number;
         SSL_CTX **tls;
         bool web;
-    } ports[] = { { gw->set.mqtt_port, NULL, false },
-                  { gw->set.ws_port, NULL, true },
-                  { gw->set.mqtts_port, &l->tls, false },
-                  { gw->set.wss_port, &l->tls, true },
-                  { gw->set.mqtts11_port, &l->tls11, false } };
+    } ports[] = { { "mqtt", gw->set.mqtt_port, NULL, false },
+                  { "ws", gw->set.ws_port, NULL, true },
+                  { "mqtts", gw->set.mqtts_port, &l->tls, false },
+                  { "wss", gw->set.wss_port, &l->tls, true },
+                  { "mqtts11", gw->set.mqtts11_port, &l->tls11, false } };
     for (size_t i = 0; i < CW_ARRAY_LEN(ports) && rc == 0; i++) {
         SSL_CTX **tls = ports[i].tls;
         if (!ports[i].number || (tls && !*gw->set.tls_cert))
@@ -241,7 +247,7 @@ int listeners_open(struct gateway *gw)
             rc = tls == &l->tls11 ? open_tls(tls, &gw->set, TLS1_1_VERSION, TLS11_SUITES)
                                   : open_tls(tls, &gw->set, TLS1_2_VERSION, TLS12_SUITES);
         if (rc == 0)
-            rc = open_port(l, ports[i].number, tls ? *tls : NULL, ports[i].web);
+            rc = open_port(l, ports[i].protocol, ports[i].number, tls ? *tls : NULL, ports[i].web);
     }
     return rc;
 }
@@ -263,6 +269,13 @@ bool listener_is_named(const struct gateway *gw, const char *name)
             return true;
     }
     return false;
+}
+
+void listeners_tell(const struct listeners *l, struct cw_facts *f)
+{
+    for (size_t i = 0; l && i < l->n; i++)
+        cw_facts_listener(f, l->ports[i].protocol, l->gw->set.bind, l->ports[i].number,
+                          l->ports[i].tls);
 }
 
 void listeners_close(struct listeners **at)

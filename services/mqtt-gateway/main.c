@@ -234,6 +234,13 @@ static void gateway_stop(void *self)
     free(gw->scratch);
 }
 
+static void gateway_facts(struct cw_facts *f, void *self)
+{
+    const struct gateway *gw = self;
+    listeners_tell(gw->listeners, f);
+    cw_facts_used(f, "MAX_CONNECTIONS", gw->n_conns, "a further connection is closed at once");
+}
+
 int main(int argc, char **argv)
 {
     return cw_service_run(
@@ -242,6 +249,7 @@ int main(int argc, char **argv)
                               .options = options,
                               .self = &self,
                               .needs = CW_NEEDS_BUS,
+                              .facts = gateway_facts,
                               .start = gateway_start,
                               .drain = gateway_drain,
                               .stop = gateway_stop },

@@ -37,6 +37,8 @@ static const struct cw_option options[] = {
       "unfinished in memory, of a partition" },
     { "PUSH_DENY", CW_OPT_STRING, "", 0, 4096, AT(deny),
       "networks that are no targets, beside link-local: 10.0.0.0/8, fd00::/8" },
+    { "PUSH_SOURCE", CW_OPT_STRING, "", 0, 45, AT(source),
+      "address of this machine that pushes come from; empty: as its routes say" },
     { 0 },
 };
 
@@ -106,11 +108,13 @@ static int start(struct cw_app *app, void *self)
     n->app = app;
     n->db = cw_app_db(app);
     int rc = cw_http_open(&n->http, cw_app_base(app),
-                          &(struct cw_http_config){
-                              .deny = n->deny, .max_answer_bytes = 1024, .idle_connections = 256 },
+                          &(struct cw_http_config){ .deny = n->deny,
+                                                    .source = n->source,
+                                                    .max_answer_bytes = 1024,
+                                                    .idle_connections = 256 },
                           err, sizeof err);
     if (rc < 0) {
-        cw_log(CW_ERROR, "could_not_start", "CAUSEWAY_PUSH_DENY: %s", err);
+        cw_log(CW_ERROR, "could_not_start", "CAUSEWAY_PUSH_DENY or CAUSEWAY_PUSH_SOURCE: %s", err);
         return rc;
     }
     make_window(n);
@@ -160,6 +164,17 @@ static void stop(void *self)
     cw_db_close(&n->fence);
 }
 
+static void facts(struct cw_facts *f, void *self)
+{
+    const struct notifier *n = self;
+    json_t *sources = json_array();
+    if (*n->source)
+        json_array_append_new(sources, json_string(n->source));
+    else
+        sources_of_routes(sources);
+    cw_facts_set(f, "push_source_addresses", sources);
+}
+
 int main(int argc, char **argv)
 {
     static struct notifier self;
@@ -169,6 +184,7 @@ int main(int argc, char **argv)
                                                 .self = &self,
                                                 .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
                                                 .schema_version = 7,
+                                                .facts = facts,
                                                 .start = start,
                                                 .drain = drain,
                                                 .stop = stop },

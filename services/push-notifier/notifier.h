@@ -30,11 +30,16 @@ struct notifier {
     struct cw_bus_sub *subs[2];
     bool ledger_asked, quota_asked;
     uint8_t seal_key[32];
-    char *deny;
+    char *deny, *source;
     int64_t timeout_ms, retry_ms, delay_ms, probe_ms, park_ms, expire_ms, sweep_ms;
     int64_t block_after, connections, window_items, window_bytes, backlog_bytes;
     int64_t delays_ms[8];
 };
+
+/* ---- source.c: where pushes come from */
+
+/* Adds the addresses of this machine that its routes choose for targets far away. */
+void sources_of_routes(json_t *list);
 
 /* ---- partitions.c: a partition from the lock to its release; saves */
 

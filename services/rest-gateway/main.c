@@ -107,6 +107,15 @@ static void gateway_stop(void *self)
     g->tls_ctx = NULL;
 }
 
+static void facts(struct cw_facts *f, void *self)
+{
+    const struct gateway *g = self;
+    if (g->plain)
+        cw_facts_listener(f, "http", g->bind, cw_http_server_port(g->plain), NULL);
+    if (g->tls)
+        cw_facts_listener(f, "https", g->bind, cw_http_server_port(g->tls), g->tls_ctx);
+}
+
 int main(int argc, char **argv)
 {
     static struct gateway self;
@@ -117,6 +126,7 @@ int main(int argc, char **argv)
                               .options = options,
                               .self = &self,
                               .needs = CW_NEEDS_BUS,
+                              .facts = facts,
                               .start = gateway_start,
                               .drain = gateway_drain,
                               .stop = gateway_stop },

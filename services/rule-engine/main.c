@@ -17,6 +17,15 @@ static const struct cw_option options[] = {
     { 0 },
 };
 
+static const struct cw_facts_use uses[] = {
+    { "RULES_MAX", "SELECT count(*) FROM rule.rule", .at_limit = CW_E_RULE_QUOTA },
+    { "ACTIONS_MAX",
+      "SELECT COALESCE(max(n), 0) FROM (SELECT count(*) AS n FROM rule.action GROUP BY rule_id) a",
+      .at_limit = CW_E_RULE_QUOTA },
+    { "CERTIFICATES_MAX", "SELECT count(*) FROM rule.certificate", .at_limit = CW_E_CERT_QUOTA },
+    { 0 },
+};
+
 static const struct cw_api_op ops[] = {
     { "CreateRoutingRule", create_rule },
     { "ListRoutingRules", list_rules },
@@ -114,6 +123,7 @@ int main(int argc, char **argv)
                               .self = &self,
                               .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
                               .schema_version = 10,
+                              .uses = uses,
                               .start = start,
                               .drain = drain,
                               .stop = stop },

@@ -136,6 +136,12 @@ static void uplink_stop(void *self)
     cw_products_close(&u->products);
 }
 
+static void facts(struct cw_facts *f, void *self)
+{
+    const struct uplink *u = self;
+    cw_facts_set(f, "bootstrap_address", json_string(u->bootstrap_address));
+}
+
 int main(int argc, char **argv)
 {
     static struct uplink self;
@@ -145,6 +151,7 @@ int main(int argc, char **argv)
                                                 .self = &self,
                                                 .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
                                                 .schema_version = SCHEMA_VERSION,
+                                                .facts = facts,
                                                 .start = uplink_start,
                                                 .drain = uplink_drain,
                                                 .stop = uplink_stop },

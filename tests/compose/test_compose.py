@@ -13,8 +13,8 @@ from deployment import DAEMONS, ROOT, Deployment, engine
 from under_load import Load, text_of
 from waiting import wait_until
 
-SUITE = ["access", "async_commands", "auth_matrix", "bridges", "certificates", "children", "commands", "connect", "contract", "device_to_device", "draft",
-         "events", "groups", "identity", "kept_sessions", "legacy_topics", "messages", "mqtt311", "mqtt5", "packages", "paging", "policies", "provisioning",
+SUITE = ["access", "async_commands", "auth_matrix", "bridges", "certificates", "children", "commands", "connect", "contract", "device_proxies", "device_to_device", "draft",
+         "events", "facts", "groups", "identity", "kept_sessions", "legacy_topics", "messages", "mqtt311", "mqtt5", "packages", "paging", "policies", "product_topics", "provisioning",
          "push", "registry", "registry_core", "registry_events", "reports", "rules", "shadow", "undelete", "walk", "way_down", "websocket",
          "why", "x509"]
 

@@ -1,5 +1,7 @@
 """Fixtures. One platform serves all ordinary tests; tests marked `long` start their own and run last."""
 import os
+import shutil
+import subprocess
 import sys
 
 import pytest
@@ -13,6 +15,7 @@ from platform_under_test import Platform  # noqa: E402
 from rest import unique  # noqa: E402
 from waiting import wait_until  # noqa: E402
 
+SDK = "@huaweicloud/huaweicloud-sdk-core"
 _running = []  # platforms whose logs a failing test shows
 
 
@@ -163,3 +166,19 @@ def watched(own_platform, application, authority):
         ids = api.new_rule(application.url(path), "device.property", "report", cert_id)
         return platform, api.new_product()["product_id"], Subscription(application, path, *ids)
     return start
+
+
+@pytest.fixture(scope="session")
+def sdk(tmp_path_factory):
+    """The official SDK core from the registry. Skipped only where there is no registry."""
+    folder = tmp_path_factory.mktemp("sdk")
+    if not shutil.which("npm"):
+        pytest.skip("npm is not installed")
+    done = subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), SDK,
+                           "uuid@9"],  # which the core uses and forgets to name
+                          text=True, capture_output=True, timeout=240)
+    unreachable = ("ENOTFOUND", "ECONNREFUSED", "EAI_AGAIN", "ETIMEDOUT", "ENETUNREACH")
+    if done.returncode and any(sign in done.stderr for sign in unreachable):
+        pytest.skip("the npm registry is not reachable")
+    assert done.returncode == 0, done.stderr
+    return folder

@@ -1,7 +1,6 @@
 """A third party needs only access.env: mosquitto's own clients, paho, curl, the official JavaScript SDK."""
 import json
 import os
-import shutil
 import subprocess
 import threading
 
@@ -12,8 +11,6 @@ import rawmqtt
 from rest import body_of
 from rest import unique
 from waiting import wait_until
-
-SDK = "@huaweicloud/huaweicloud-sdk-core"
 
 
 def run(*command, timeout=60, **more):
@@ -119,22 +116,6 @@ def test_curl_over_https_with_the_ca_file(platform):
               "-o", "/dev/null", "-w", "%{http_code} %{ssl_verify_result}",
               f"https://127.0.0.1:{port}/v5/iot/{platform.access['CAUSEWAY_PROJECT_ID']}/apps")
     assert out == "401 0"
-
-
-@pytest.fixture(scope="session")
-def sdk(tmp_path_factory):
-    """The official SDK core from the registry. Skipped only where there is no registry."""
-    folder = tmp_path_factory.mktemp("sdk")
-    if not shutil.which("npm"):
-        pytest.skip("npm is not installed")
-    done = subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), SDK,
-                           "uuid@9"],  # which the core uses and forgets to name
-                          text=True, capture_output=True, timeout=240)
-    unreachable = ("ENOTFOUND", "ECONNREFUSED", "EAI_AGAIN", "ETIMEDOUT", "ENETUNREACH")
-    if done.returncode and any(sign in done.stderr for sign in unreachable):
-        pytest.skip("the npm registry is not reachable")
-    assert done.returncode == 0, done.stderr
-    return folder
 
 
 @pytest.mark.parametrize("derived", [False, True], ids=["plain", "derived-key"])
