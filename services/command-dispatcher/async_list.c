@@ -104,7 +104,7 @@ void show_async_command(struct cw_api_call *call, void *self)
 
 #define IN_QUEUE                                                                                   \
     "(a.status IN ('PENDING', 'SENT') OR (a.status = 'DELIVERED'"                                  \
-    " AND a.delivered >= to_timestamp($9::bigint / 1000.0)))"
+    " AND coalesce(a.delivered, a.created) >= to_timestamp($9::bigint / 1000.0)))"
 #define TIME_OF(p)                                                                                 \
     "(to_timestamp(" p "::text, 'YYYYMMDD\"T\"HH24MISS\"Z\"')::timestamp AT TIME ZONE 'UTC')"
 #define MATCHING                                                                                   \
