@@ -364,7 +364,7 @@ int main(int argc, char **argv)
                               .options = options,
                               .self = &self,
                               .needs = CW_NEEDS_BUS | CW_NEEDS_DB,
-                              .schema_version = 31,
+                              .schema_version = 32,
                               .uses = uses,
                               .facts = facts,
                               .start = start,

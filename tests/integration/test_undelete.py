@@ -101,3 +101,35 @@ def test_by_timeout_and_by_its_gateway(own_platform):
     assert listed(api, device_id=name) == []
     undelete(api, name, status=404)
     wait_until(lambda: platform.sql("SELECT count(*) FROM registry.deleted_device") == "0", 20, 0.2, "it is swept")
+
+
+KNOWN = ("shadow", "device_state", "change", "failure")
+
+
+def known(platform, key):
+    """Tables of uplink-processor that know the device."""
+    return [t for t in KNOWN if platform.sql(f"SELECT count(*) FROM data.{t} WHERE device_key = {key}") != "0"]
+
+
+def test_what_was_known_of_it_goes_with_its_last_day(own_platform):
+    platform = own_platform(etc={"device-registry": "UNDELETE_DAYS=1"})
+    api = platform.api
+    product = api.new_product()["product_id"]
+    gone, kept = (api.post("/devices", {"node_id": unique("e"), "product_id": product}) for _ in range(2))
+    for made in (gone, kept):
+        with platform.connect(made) as peer:
+            peer.report("Pump", {"flow": 7})
+            peer.report("Nonsense", {"flow": 7})  # a failure
+            wait_until(lambda made=made: len(api.history(made["device_id"])) == 2, 10, 0.05, "stored")
+    keys = {made["device_id"]: platform.sql(f"SELECT device_key FROM registry.device WHERE device_id = '{made['device_id']}'")
+            for made in (gone, kept)}  # fmt: skip
+    for name, key in keys.items():
+        wait_until(lambda key=key: known(platform, key) == list(KNOWN), 10, 0.05, "all is written")
+        wait_until(lambda name=name: api.device(name)["status"] == "OFFLINE", 10, 0.05, "it has gone")
+        api.delete(f"/devices/{name}")
+        assert known(platform, key) == list(KNOWN), "it may come back"
+    undelete(api, kept["device_id"])
+    platform.sql("UPDATE registry.deleted_device SET deleted = now() - interval '2 days'")
+    wait_until(lambda: known(platform, keys[gone["device_id"]]) == [], 30, 0.2, "it is erased")
+    assert known(platform, keys[kept["device_id"]]) == list(KNOWN)
+    assert api.shadow(kept["device_id"])["Pump"]["reported"]["properties"] == {"flow": 7}
