@@ -31,12 +31,11 @@ void cw_facts_set(struct cw_facts *f, const char *name, json_t *take)
 static json_t *find_setting(const struct cw_facts *f, const char *name)
 {
     char full[64];
-    size_t i;
-    json_t *s;
     snprintf(full, sizeof full, "CAUSEWAY_%s", name);
-    json_array_foreach(f->settings, i,
-                       s) if (strcmp(cw_json_text(s, "setting"), full) == 0) return s;
-    abort(); /* a mistake in a table */
+    json_t *s = cw_json_find(f->settings, "setting", full);
+    if (!s)
+        abort(); /* a mistake in a table */
+    return s;
 }
 
 void cw_facts_used(struct cw_facts *f, const char *setting, int64_t used, const char *at_limit)

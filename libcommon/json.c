@@ -174,3 +174,16 @@ const char *cw_json_text(const json_t *object, const char *key)
     const char *s = json_string_value(json_object_get(object, key));
     return s && *s ? s : NULL;
 }
+
+json_t *cw_json_find(const json_t *array, const char *key, const char *value)
+{
+    size_t i;
+    json_t *o;
+    json_array_foreach(array, i, o)
+    {
+        const char *text = cw_json_text(o, key);
+        if (text && strcmp(text, value) == 0)
+            return o;
+    }
+    return NULL;
+}

@@ -29,3 +29,6 @@ void cw_json_compact(struct cw_buf *out, const char *text, size_t len);
 
 /* Value of a string member; NULL when it is absent, JSON null, empty or of another type. */
 const char *cw_json_text(const json_t *object, const char *key);
+
+/* The first object of an array whose member key is this text, borrowed; NULL: there is none. */
+json_t *cw_json_find(const json_t *array, const char *key, const char *value);

@@ -86,14 +86,21 @@ static const char *public_host(const struct facts *f, const char *address, char 
     return name;
 }
 
+static json_int_t number(const json_t *o, const char *key)
+{
+    return json_integer_value(json_object_get(o, key));
+}
+
 static json_t *find_address(json_t *list, const char *protocol, const char *host, int64_t port)
 {
     size_t i;
     json_t *a;
-    json_array_foreach(list, i,
-                       a) if (strcmp(cw_json_text(a, "protocol"), protocol) == 0 &&
-                              strcmp(cw_json_text(a, "host"), host) == 0 &&
-                              json_integer_value(json_object_get(a, "port")) == port) return a;
+    json_array_foreach(list, i, a)
+    {
+        if (strcmp(cw_json_text(a, "protocol"), protocol) == 0 &&
+            strcmp(cw_json_text(a, "host"), host) == 0 && number(a, "port") == port)
+            return a;
+    }
     return NULL;
 }
 
@@ -102,7 +109,7 @@ static void add_address(const struct facts *f, json_t *list, const char *daemon,
     const char *protocol = cw_json_text(listener, "protocol");
     char name[256] = "";
     const char *host = public_host(f, cw_json_text(listener, "address"), name);
-    int64_t port = json_integer_value(json_object_get(listener, "port"));
+    int64_t port = number(listener, "port");
     int known = protocol_find(protocol, strlen(protocol));
     if (f->ports->given && known >= 0)
         port = f->ports->number[known];
@@ -116,49 +123,57 @@ static void add_address(const struct facts *f, json_t *list, const char *daemon,
             json_object_set(a, "tls", json_object_get(listener, "tls"));
         json_array_append_new(list, a);
     }
-    json_int_t n = json_integer_value(json_object_get(a, "instances")) + 1;
-    json_object_set_new(a, "instances", json_integer(n));
+    json_object_set_new(a, "instances", json_integer(number(a, "instances") + 1));
 }
 
 static json_t *addresses(const struct facts *f, const json_t *answers)
 {
     json_t *list = json_array(), *a, *l;
     size_t i, k;
-    json_array_foreach(answers, i, a) json_array_foreach(json_object_get(a, "listeners"), k, l)
-        add_address(f, list, cw_json_text(a, "daemon"), l);
+    json_array_foreach(answers, i, a)
+    {
+        json_array_foreach(json_object_get(a, "listeners"), k, l)
+        {
+            add_address(f, list, cw_json_text(a, "daemon"), l);
+        }
+    }
     return list;
 }
 
 static json_t *not_there(const json_t *addresses)
 {
     json_t *list = json_array();
-    for (size_t p = 0; p < CW_ARRAY_LEN(protocols); p++) {
-        size_t i;
-        const json_t *a;
-        bool found = false;
-        json_array_foreach(addresses, i, a) found =
-            found || strcmp(cw_json_text(a, "protocol"), protocols[p].name) == 0;
-        if (!found)
-            json_array_append_new(list, json_pack("{s:s, s:s}", "protocol", protocols[p].name,
-                                                  "reason", protocols[p].why));
-    }
+    for (size_t i = 0; i < CW_ARRAY_LEN(protocols); i++)
+        if (!cw_json_find(addresses, "protocol", protocols[i].name))
+            json_array_append_new(list, json_pack("{s:s, s:s}", "protocol", protocols[i].name,
+                                                  "reason", protocols[i].why));
     return list;
 }
 
 /* ---- limits */
 
-static json_int_t number(const json_t *o, const char *key)
-{
-    return json_integer_value(json_object_get(o, key));
-}
-
 static json_t *find_limit(json_t *list, const char *daemon, const char *setting)
 {
     size_t i;
     json_t *l;
-    json_array_foreach(list, i, l) if (strcmp(cw_json_text(l, "daemon"), daemon) == 0 &&
-                                       strcmp(cw_json_text(l, "setting"), setting) == 0) return l;
+    json_array_foreach(list, i, l)
+    {
+        if (strcmp(cw_json_text(l, "daemon"), daemon) == 0 &&
+            strcmp(cw_json_text(l, "setting"), setting) == 0)
+            return l;
+    }
     return NULL;
+}
+
+static void add_limit(json_t *list, const char *daemon, json_t *setting)
+{
+    json_t *known = find_limit(list, daemon, cw_json_text(setting, "setting"));
+    if (!known) {
+        known = json_pack("{s:s}", "daemon", daemon);
+        json_array_append_new(list, known);
+    } else if (number(known, "used") >= number(setting, "used"))
+        return;
+    json_object_update(known, setting);
 }
 
 /* Of several instances the one that has used most. */
@@ -166,16 +181,12 @@ static json_t *limits(const json_t *answers)
 {
     json_t *list = json_array(), *a, *s;
     size_t i, k;
-    json_array_foreach(answers, i, a) json_array_foreach(json_object_get(a, "settings"), k, s)
+    json_array_foreach(answers, i, a)
     {
-        const char *daemon = cw_json_text(a, "daemon"), *setting = cw_json_text(s, "setting");
-        json_t *known = find_limit(list, daemon, setting);
-        if (!known) {
-            known = json_pack("{s:s}", "daemon", daemon);
-            json_array_append_new(list, known);
-        } else if (number(known, "used") >= number(s, "used"))
-            continue;
-        json_object_update(known, s);
+        json_array_foreach(json_object_get(a, "settings"), k, s)
+        {
+            add_limit(list, cw_json_text(a, "daemon"), s);
+        }
     }
     return list;
 }
@@ -225,8 +236,12 @@ static void warn_of_trouble(json_t *warnings, const json_t *answers)
 {
     size_t i;
     const json_t *a;
-    json_array_foreach(answers, i, a) if (cw_json_text(a, "trouble")) warn(
-        warnings, cw_sprintf("%s: %s.", cw_json_text(a, "instance"), cw_json_text(a, "trouble")));
+    json_array_foreach(answers, i, a)
+    {
+        const char *trouble = cw_json_text(a, "trouble");
+        if (trouble)
+            warn(warnings, cw_sprintf("%s: %s.", cw_json_text(a, "instance"), trouble));
+    }
 }
 
 /* ---- processes */
@@ -236,9 +251,14 @@ static json_t *processes(const json_t *answers)
     json_t *list = json_array();
     size_t i;
     const json_t *a;
-    json_array_foreach(answers, i, a) json_array_append_new(
-        list, json_pack("{s:O, s:O, s:O}", "daemon", json_object_get(a, "daemon"), "instance",
-                        json_object_get(a, "instance"), "started", json_object_get(a, "started")));
+    json_array_foreach(answers, i, a)
+    {
+        json_t *p = json_object();
+        json_object_set(p, "daemon", json_object_get(a, "daemon"));
+        json_object_set(p, "instance", json_object_get(a, "instance"));
+        json_object_set(p, "started", json_object_get(a, "started"));
+        json_array_append_new(list, p);
+    }
     return list;
 }
 
@@ -257,16 +277,11 @@ json_t *facts_missing(const json_t *answers)
 {
     json_t *list = json_array();
     for (const char *p = asked(); *p;) {
-        size_t n = strcspn(p, " "), i;
-        const json_t *a;
-        bool found = false;
-        json_array_foreach(answers, i, a)
-        {
-            const char *daemon = cw_json_text(a, "daemon");
-            found = found || (strlen(daemon) == n && memcmp(daemon, p, n) == 0);
-        }
-        if (!found)
-            json_array_append_new(list, json_stringn(p, n));
+        size_t n = strcspn(p, " ");
+        char *name = cw_strndup(p, n);
+        if (!cw_json_find(answers, "daemon", name))
+            json_array_append_new(list, json_string(name));
+        free(name);
         p += n + (p[n] == ' ');
     }
     return list;
@@ -277,22 +292,38 @@ static json_t *told(const json_t *answers, const char *name)
 {
     size_t i;
     const json_t *a;
-    json_array_foreach(answers, i, a) if (json_object_get(a, name)) return json_object_get(a, name);
+    json_array_foreach(answers, i, a)
+    {
+        if (json_object_get(a, name))
+            return json_object_get(a, name);
+    }
     return NULL;
+}
+
+static bool holds(const json_t *list, const json_t *value)
+{
+    size_t i;
+    const json_t *known;
+    json_array_foreach(list, i, known)
+    {
+        if (json_equal(known, value))
+            return true;
+    }
+    return false;
 }
 
 /* Of all push-notifiers, each address once. */
 static json_t *push_sources(const json_t *answers)
 {
-    json_t *list = json_array(), *a, *s, *known;
-    size_t i, k, j;
+    json_t *list = json_array(), *a, *s;
+    size_t i, k;
     json_array_foreach(answers, i, a)
-        json_array_foreach(json_object_get(a, "push_source_addresses"), k, s)
     {
-        bool found = false;
-        json_array_foreach(list, j, known) found = found || json_equal(known, s);
-        if (!found)
-            json_array_append(list, s);
+        json_array_foreach(json_object_get(a, "push_source_addresses"), k, s)
+        {
+            if (!holds(list, s))
+                json_array_append(list, s);
+        }
     }
     return list;
 }

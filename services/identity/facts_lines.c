@@ -99,16 +99,6 @@ static char *fill(const char *text, const struct filling *f, size_t n)
     return b.data;
 }
 
-/* The first of the protocol; NULL: none. */
-static const json_t *address_of(const json_t *addresses, const char *protocol)
-{
-    size_t i;
-    const json_t *a;
-    json_array_foreach(addresses, i,
-                       a) if (strcmp(cw_json_text(a, "protocol"), protocol) == 0) return a;
-    return NULL;
-}
-
 /* host:port, as URLs have it (RFC 3986, 3.2.2). */
 static char *at_of(const json_t *address)
 {
@@ -152,7 +142,8 @@ json_t *facts_lines(const struct facts_caller *c, const json_t *addresses, bool 
 {
     json_t *list = json_array();
     for (size_t i = 0; i < CW_ARRAY_LEN(rows); i++) {
-        const json_t *address = rows[i].protocol ? address_of(addresses, rows[i].protocol) : NULL;
+        const json_t *address =
+            rows[i].protocol ? cw_json_find(addresses, "protocol", rows[i].protocol) : NULL;
         if (!ca && strstr(rows[i].text, "ca_certificate"))
             continue; /* clients know it */
         if (address || !rows[i].protocol)
@@ -163,7 +154,7 @@ json_t *facts_lines(const struct facts_caller *c, const json_t *addresses, bool 
 
 json_t *facts_sdks(const json_t *addresses)
 {
-    const json_t *a = address_of(addresses, "mqtts");
+    const json_t *a = cw_json_find(addresses, "protocol", "mqtts");
     json_t *list = json_array();
     if (!a)
         return list;

@@ -43,11 +43,8 @@ static void who_has_not_answered(void **state)
 
 static const char *text_of_line(const json_t *lines, const char *title)
 {
-    size_t i;
-    const json_t *l;
-    json_array_foreach(lines, i, l) if (strcmp(cw_json_text(l, "title"), title) ==
-                                        0) return cw_json_text(l, "text");
-    return NULL;
+    const json_t *line = cw_json_find(lines, "title", title);
+    return line ? cw_json_text(line, "text") : NULL;
 }
 
 static void lines_for_what_is_there(void **state)
