@@ -253,6 +253,9 @@
       "No index narrows the devices down: status, node_type and != alone do not.",                 \
       "Add a condition on product_id, gateway_id, node_id, device_name, a tag or a group; count "  \
       "in parts; or raise CAUSEWAY_SEARCH_TIMEOUT.")                                               \
+    X(SEARCH_BUSY, "038902", 503, "Too many searches at once.",                                    \
+      "Others run that take long, and more wait; the text says how long or how many.",             \
+      "Try again in a moment; narrow the searches that take long.")                                \
     X(NO_BRIDGE, "037900", 404, "The bridge does not exist.", "No bridge has this bridge_id.",     \
       "List the bridges.")                                                                         \
     X(BRIDGE_QUOTA, "037901", 403, "Operation not allowed.", "CAUSEWAY_BRIDGES_MAX is reached.",   \

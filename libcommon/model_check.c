@@ -3,11 +3,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libcommon/alike.h"
 #include "libcommon/model_internal.h"
 
 #define SAMPLE_BYTES 64 /* of a value or a foreign name in a text */
 #define NEARBY_MAX   8  /* look-ups by likeness in one list of verdicts */
-#define LIKE_MAX     64 /* longest name that is compared by likeness, in bytes */
 
 static const struct {
     const char *name;
@@ -63,49 +63,12 @@ static void add(struct check *c, enum cw_verdict_code code, const char *name, ch
 
 /* ---- names that are near */
 
-static unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
-
-static int lower(char c) { return c >= 'A' && c <= 'Z' ? c + 32 : c; }
-
-/* Edits (insert, remove, replace, swap neighbours) from a to b, letters of either case being equal.
- * Both at most LIKE_MAX bytes. */
-static unsigned distance(const char *a, size_t a_len, const char *b, size_t b_len)
-{
-    unsigned rows[3][LIKE_MAX + 1];
-    for (unsigned j = 0; j <= b_len; j++)
-        rows[0][j] = j;
-    for (unsigned i = 1; i <= a_len; i++) {
-        unsigned *now = rows[i % 3], *last = rows[(i + 2) % 3], *before = rows[(i + 1) % 3];
-        now[0] = i;
-        for (unsigned j = 1; j <= b_len; j++) {
-            int x = lower(a[i - 1]), y = lower(b[j - 1]);
-            now[j] = least(least(last[j], now[j - 1]) + 1, last[j - 1] + (x != y));
-            if (i > 1 && j > 1 && x == lower(b[j - 2]) && lower(a[i - 2]) == y)
-                now[j] = least(now[j], before[j - 2] + 1);
-        }
-    }
-    return rows[a_len % 3][b_len];
-}
-
-/* The name most like the given one, or NULL if none is alike. */
 static const char *nearest(const struct names *names, const char *name, struct cw_verdicts *out)
 {
     size_t len = strlen(name);
-    unsigned best = (unsigned)(len / 3 > 2 ? len / 3 : 2) + 1;
-    const char *found = NULL;
-    if (len > LIKE_MAX || len < 2 || out->nearby++ >= NEARBY_MAX)
+    if (len > CW_ALIKE_MAX || len < 2 || out->nearby++ >= NEARBY_MAX)
         return NULL;
-    for (uint32_t i = 0; i < names->n; i++) {
-        size_t n = strlen(names->name[i]);
-        if (n > LIKE_MAX || (n > len ? n - len : len - n) >= best)
-            continue;
-        unsigned d = distance(name, len, names->name[i], n);
-        if (d < best && d < n) {
-            best = d;
-            found = names->name[i];
-        }
-    }
-    return found;
+    return cw_alike(name, len, (const char *const *)names->name, names->n);
 }
 
 /* Adds s in quotes, cut to a sample at a character's edge. */

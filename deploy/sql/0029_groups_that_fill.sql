@@ -12,4 +12,8 @@ UPDATE registry.device_group SET left_out = true WHERE rule IS NOT NULL AND fill
 ALTER TABLE registry.group_member DROP CONSTRAINT group_member_group_id_fkey,
     ADD CONSTRAINT group_member_group_id_fkey FOREIGN KEY (group_id) REFERENCES registry.device_group ON DELETE CASCADE;
 
+-- What the planner cannot guess of a search: which values belong to a key, how many devices have a status.
+CREATE STATISTICS registry.device_tag_pairs (dependencies, mcv) ON tag_key, tag_value FROM registry.device_tag;
+CREATE STATISTICS registry.device_shown_status ON (registry.shown_status(frozen, status)) FROM registry.device;
+
 INSERT INTO public.schema_migration (version, name) VALUES (29, 'groups_that_fill');

@@ -18,8 +18,14 @@ void unbind_tags(struct cw_api_call *call, void *self);
 /* Devices that have one of the tags; a tag without a value stands for any value. */
 void list_tagged(struct cw_api_call *call, void *self);
 
-/* search.c: SEARCH_WRONG says at which character; SEARCH_WIDE after search_ms. */
+/* ---- search.c */
+
+/* SEARCH_WRONG says at which character; SEARCH_WIDE after search_ms; SEARCH_BUSY behind too many
+ * others, or as long. */
 void search_devices(struct cw_api_call *call, void *self);
+struct searches *searches_open(struct registry *r);
+/* Who waits is told that the database is away. Sets *s to NULL; NULL is fine. */
+void searches_close(struct searches **s);
 
 /* ---- groups.c, group_members.c */
 

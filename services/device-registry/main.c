@@ -266,16 +266,6 @@ static void on_logins(bool connected, void *arg)
         cw_db_query(arg, "SET plan_cache_mode = force_generic_plan", NULL, NULL);
 }
 
-/* So that one that cannot be fast ends, and says so. */
-static void on_searches(bool connected, void *arg)
-{
-    struct registry *r = arg;
-    char sql[64];
-    snprintf(sql, sizeof sql, "SET statement_timeout = %lld", (long long)r->search_ms);
-    if (connected)
-        cw_db_query(r->searches, sql, NULL, NULL);
-}
-
 static struct cw_db *connection(struct cw_app *app)
 {
     return cw_db_open(cw_app_base(app), cw_app_db_conninfo(app), cw_app_name(app));
@@ -292,8 +282,7 @@ static int start(struct cw_app *app, void *self)
     r->logins = connection(app);
     cw_db_watch(r->logins, on_db, r->logins);
     cw_db_watch(r->logins, on_logins, r->logins);
-    r->searches = connection(app);
-    cw_db_watch(r->searches, on_searches, r);
+    r->searches = searches_open(r);
     r->groups = group_keeper_open(r);
     r->trust = trust_open(r);
     r->secrets = secrets_open((size_t)r->secrets_max);
@@ -339,7 +328,7 @@ static void stop(void *self)
     refusals_stop(r);
     trust_close(&r->trust);
     group_keeper_close(&r->groups);
-    cw_db_close(&r->searches);
+    searches_close(&r->searches);
     cw_db_close(&r->logins);
     for (size_t i = 1; i < CALL_CONNECTIONS; i++) /* the first is the skeleton's */
         cw_db_close(&r->calls[i]);

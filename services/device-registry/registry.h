@@ -14,6 +14,7 @@ struct gateways;
 struct subdevices;
 struct trust;
 struct group_keeper;
+struct searches;
 struct cw_notices;
 
 /* Commits of several connections wait for the disk together. */
@@ -23,7 +24,7 @@ struct registry {
     struct cw_app *app;
     struct cw_db *calls[CALL_CONNECTIONS]; /* registry_db() chooses one */
     struct cw_db *logins;                  /* sessions: never behind a long list */
-    struct cw_db *searches;                /* with a limit of time of their own */
+    struct searches *searches;             /* with a limit of time of their own */
     struct secrets *secrets;
     struct gateways *gateways;
     struct subdevices *subdevices;

@@ -14,7 +14,7 @@
 #define SEARCH_VALUES     128 /* more do not fit into the text */
 #define SEARCH_ROWS_MAX   50
 #define SEARCH_OFFSET_MAX 500
-#define SEARCH_FAULT_LEN  240
+#define SEARCH_FAULT_LEN  320
 
 enum search_op {
     SEARCH_EQ,
@@ -31,6 +31,8 @@ struct search_condition {
     enum search_op op;
     bool starts;     /* behind an or: the conditions before it are another way to match */
     size_t first, n; /* of values */
+    bool keyed;      /* search_by_keys() was here: the array has keys of products, not ids */
+    size_t keys;
 };
 
 struct search {
@@ -63,3 +65,10 @@ struct cw_buf search_sql(const struct search *s);
 struct cw_buf search_rule_sql(const struct search *s);
 /* arrays: one per condition, zeroed; the caller frees them. */
 void search_params(const struct search *s, struct cw_db_array *arrays);
+/* A query over known keys of products is planned for as many devices as these have. ids: of all
+ * products that the statement names; false: it names none. The caller frees ids. */
+bool search_product_ids(const struct search *s, struct cw_db_array *ids);
+/* Between search_params() and search_sql(): the arrays of products take keys instead, of which
+ * search_product_key() tells each one that there is. */
+void search_by_keys(struct search *s, struct cw_db_array *arrays);
+void search_product_key(struct search *s, struct cw_db_array *arrays, const char *id, int64_t key);

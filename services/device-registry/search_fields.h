@@ -10,16 +10,18 @@ enum search_kind {
     FIELD_TAG_KEY,
     FIELD_TAG_VALUE,
     FIELD_GROUP,
-    FIELD_KEY, /* plain, but compared as a set of device keys or product keys */
+    FIELD_GATEWAY,
+    FIELD_PRODUCT,
 };
 
 struct search_field {
     const char *name;
     enum search_kind kind;
     unsigned ops;        /* bits of enum search_op */
-    const char *sql;     /* of d, compared with an array; FIELD_KEY: %d is the parameter */
+    const char *sql;     /* of d, compared with an array; FIELD_GATEWAY: %d is the parameter */
     const char *counted; /* the same of registry.device_count c; NULL: not known there */
 };
+#define SEARCH_FIELDS_MAX 20
 /* Ends with a row without a name. */
 extern const struct search_field search_fields[];
 /* NULL: there is none. */

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "libcommon/alike.h"
 #include "libcommon/clock.h"
 #include "services/device-registry/search_fields.h"
 
@@ -166,21 +167,32 @@ static bool take_list(struct reader *r, struct search_condition *c)
 
 /* ---- conditions */
 
+/* The field that was meant comes first. */
+static bool no_field(struct reader *r)
+{
+    const char *names[SEARCH_FIELDS_MAX];
+    struct cw_buf all = { 0 };
+    size_t n = 0;
+    for (; n < SEARCH_FIELDS_MAX && search_fields[n].name; n++)
+        names[n] = search_fields[n].name;
+    const char *meant = cw_alike(r->p, word_len(r), names, n);
+    cw_buf_printf(&all, "a field: %s", meant ? meant : "");
+    for (size_t i = 0; i < n; i++)
+        if (names[i] != meant)
+            cw_buf_printf(&all, "%s%s", i || meant ? ", " : "", names[i]);
+    cw_buf_add(&all, "", 1);
+    fail(r, all.data);
+    cw_buf_free(&all);
+    return false;
+}
+
 static bool take_field(struct reader *r, struct search_condition *c)
 {
-    char expected[200];
-    size_t n, at = 0;
     skip(r);
-    n = word_len(r);
+    size_t n = word_len(r);
     c->field = search_field(r->p, n);
-    if (c->field) {
-        r->p += n;
-        return true;
-    }
-    for (size_t i = 0; search_fields[i].name; i++)
-        at += (size_t)snprintf(expected + at, sizeof expected - at, "%s%s",
-                               i ? ", " : "a field: ", search_fields[i].name);
-    return fail(r, expected);
+    r->p += c->field ? n : 0;
+    return c->field || no_field(r);
 }
 
 static bool take_op(struct reader *r, struct search_condition *c)
@@ -267,7 +279,12 @@ static bool take_column(struct reader *r)
             r->s->shown |= 1U << i;
             return true;
         }
-    return fail(r, "*, count(*) or names of fields");
+    char expected[80];
+    size_t n = CW_ARRAY_LEN(search_columns) - 1;
+    const char *meant = cw_alike(r->p, word_len(r), search_columns, n);
+    snprintf(expected, sizeof expected, "*, count(*) or names of fields%s%s",
+             meant ? ", such as " : "", meant ? meant : "");
+    return fail(r, expected);
 }
 
 static bool take_columns(struct reader *r)

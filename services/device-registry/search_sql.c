@@ -1,7 +1,9 @@
 /* The search language: from struct search to one parameterised query.
  *
  * Each way to match (what stands between two or) is a branch that can walk an index of its own from
- * the marker as far as the page goes; the branches are united. */
+ * the marker as far as the page goes; the branches are united. What a device has once (the tag of a
+ * key, a group) is joined by the record id, in the order of which its index lies: the planner may
+ * begin at either side. */
 #include <stdio.h>
 #include <string.h>
 
@@ -18,15 +20,12 @@
     "d.device_key = ANY(ARRAY(SELECT g.device_key FROM registry.device g WHERE g.device_id ="      \
     " ANY($%d::text[]) UNION ALL SELECT x.device_key FROM registry.device g JOIN registry.device"  \
     " x ON x.parent_key = g.device_key WHERE g.device_id = ANY($%d::text[])))"
-#define PRODUCT(of)                                                                                \
-    of ".product_key = ANY(ARRAY(SELECT product_key FROM registry.product WHERE product_id ="      \
-       " ANY($%d::text[])))"
 
 const struct search_field search_fields[] = {
     { "app_id", FIELD_PLAIN, SETS, "d.app_id", "c.app_id" },
     { "device_id", FIELD_PLAIN, SETS, "d.device_id", NULL },
-    { "gateway_id", FIELD_KEY, SETS, GATEWAY, NULL },
-    { "product_id", FIELD_KEY, SETS, PRODUCT("d"), PRODUCT("c") },
+    { "gateway_id", FIELD_GATEWAY, SETS, GATEWAY, NULL },
+    { "product_id", FIELD_PRODUCT, SETS, "d.product_key", "c.product_key" },
     { "device_name", FIELD_PLAIN, SETS | BIT(LIKE), "d.device_name", NULL },
     { "node_id", FIELD_PLAIN, SETS | BIT(LIKE), "d.node_id", NULL },
     { "status", FIELD_PLAIN, SETS, "registry.shown_status(d.frozen, d.status)", "c.status" },
@@ -103,10 +102,10 @@ static void put_compared(struct cw_buf *b, const struct search_condition *c, con
                       sql, at);
 }
 
-static void put_key(struct cw_buf *b, const struct search_condition *c, const char *sql, int at)
+static void put_gateway(struct cw_buf *b, const struct search_condition *c, int at)
 {
     cw_buf_str(b, negative(c) ? "NOT " : "");
-    for (const char *p = sql, *mark; *p; p = mark) {
+    for (const char *p = c->field->sql, *mark; *p; p = mark) {
         mark = strstr(p, "%d");
         mark = mark ? mark : p + strlen(p);
         cw_buf_add(b, p, (size_t)(mark - p));
@@ -117,31 +116,68 @@ static void put_key(struct cw_buf *b, const struct search_condition *c, const ch
     }
 }
 
-static void put_group(struct cw_buf *b, const struct search_condition *c, int at)
+/* A key that is known when the query is planned: how many devices it has is known then, too. */
+static void put_product(struct cw_buf *b, const struct search_condition *c, const char *sql, int at)
 {
-    cw_buf_printf(b,
-                  "%sd.device_key IN (SELECT m.device_key FROM registry.group_member m WHERE"
-                  " m.group_id = ANY($%d::text[]))",
-                  negative(c) ? "NOT " : "", at);
+    const char *form = "%s%s = ANY(ARRAY(SELECT product_key FROM registry.product"
+                       " WHERE product_id = ANY($%d::text[])))";
+    if (c->keyed)
+        form = c->keys == 1 ? "%s%s = ($%d::bigint[])[1]" : "%s%s = ANY($%d::bigint[])";
+    cw_buf_printf(b, form, negative(c) ? "NOT " : "", sql, at);
+}
+
+/* A device has it at most once. */
+static bool is_joined(const struct search_condition *c)
+{
+    return (c->field->kind == FIELD_TAG_KEY && c->op == SEARCH_EQ) ||
+           (c->field->kind == FIELD_GROUP && c->n == 1 && !negative(c));
+}
+
+/* Condition i as a table: j<i>. */
+static void put_table(struct cw_buf *b, const struct search_condition *c, size_t i)
+{
+    if (is_joined(c))
+        cw_buf_printf(b, ", registry.%s j%zu",
+                      c->field->kind == FIELD_GROUP ? "group_member" : "device_tag", i);
+}
+
+static void put_group(struct cw_buf *b, const struct search_condition *c, size_t i, int at)
+{
+    if (is_joined(c))
+        cw_buf_printf(b, "j%zu.record_id = d.record_id AND j%zu.group_id = ($%d::text[])[1]", i, i,
+                      at);
+    else
+        cw_buf_printf(b,
+                      "%sEXISTS (SELECT FROM registry.group_member m WHERE m.device_key ="
+                      " d.device_key AND m.group_id = ANY($%d::text[]))",
+                      negative(c) ? "NOT " : "", at);
 }
 
 /* A condition on tag_key speaks of a tag of its own; conditions on tag_value that follow speak of
  * the same one. tag_key != 'x' is true of devices that have no such tag. */
 static size_t put_tag(struct cw_buf *b, const struct search *s, size_t i, size_t end, int first)
 {
-    const struct search_condition *c = &s->conditions[i];
-    cw_buf_printf(b, "%sd.device_key IN (SELECT t.device_key FROM registry.device_tag t WHERE ",
-                  c->field->kind == FIELD_TAG_KEY && c->op == SEARCH_NE ? "NOT " : "");
-    struct search_condition plain = *c;
-    if (c->field->kind == FIELD_TAG_KEY && c->op == SEARCH_NE)
-        plain.op = SEARCH_EQ;
-    put_compared(b, &plain, c->field->kind == FIELD_TAG_KEY ? "t.tag_key" : "t.tag_value",
-                 first + (int)i);
+    struct search_condition c = s->conditions[i];
+    bool by_key = c.field->kind == FIELD_TAG_KEY, joined = is_joined(&c);
+    char table[24] = "t", column[48];
+    if (joined)
+        snprintf(table, sizeof table, "j%zu", i);
+    else
+        cw_buf_printf(b, "%sEXISTS (SELECT FROM registry.device_tag t WHERE ",
+                      by_key && c.op == SEARCH_NE ? "NOT " : "");
+    if (by_key && c.op == SEARCH_NE)
+        c.op = SEARCH_EQ;
+    /* indexes: by key or value and then record id; by device */
+    const char *by = c.op == SEARCH_EQ ? "record_id" : "device_key";
+    cw_buf_printf(b, "%s.%s = d.%s AND ", table, by, by);
+    snprintf(column, sizeof column, "%s.%s", table, by_key ? "tag_key" : "tag_value");
+    put_compared(b, &c, column, first + (int)i);
+    snprintf(column, sizeof column, "%s.tag_value", table);
     for (i++; i < end && s->conditions[i].field->kind == FIELD_TAG_VALUE; i++) {
         cw_buf_str(b, " AND ");
-        put_compared(b, &s->conditions[i], "t.tag_value", first + (int)i);
+        put_compared(b, &s->conditions[i], column, first + (int)i);
     }
-    cw_buf_str(b, ")");
+    cw_buf_str(b, joined ? "" : ")");
     return i;
 }
 
@@ -167,11 +203,13 @@ static void put_conditions(struct cw_buf *b, const struct search *s, size_t i, s
             continue;
         }
         if (c->field->kind == FIELD_GROUP)
-            put_group(b, c, at);
+            put_group(b, c, i, at);
         else if (c->field->kind == FIELD_TIME)
             put_time(b, c, at);
-        else if (c->field->kind == FIELD_KEY)
-            put_key(b, c, c->field->sql, at);
+        else if (c->field->kind == FIELD_GATEWAY)
+            put_gateway(b, c, at);
+        else if (c->field->kind == FIELD_PRODUCT)
+            put_product(b, c, c->field->sql, at);
         else
             put_compared(b, c, c->field->sql, at);
         i++;
@@ -186,7 +224,10 @@ static void put_branches(struct cw_buf *b, const struct search *s, const char *h
     do {
         size_t end = s->n ? branch_end(s, i) : 0;
         cw_buf_str(b, i ? " UNION (" : "(");
-        cw_buf_printf(b, "SELECT d.device_key, d.record_id FROM registry.device d WHERE %s", holds);
+        cw_buf_str(b, "SELECT d.device_key, d.record_id FROM registry.device d");
+        for (size_t k = i; k < end; k++)
+            put_table(b, &s->conditions[k], k);
+        cw_buf_printf(b, " WHERE %s", holds);
         put_conditions(b, s, i, end, first);
         cw_buf_printf(b, "%s)", rest);
         i = end;
@@ -211,8 +252,8 @@ static void put_counted(struct cw_buf *b, const struct search *s)
     for (size_t i = 0; i < s->n; i++) {
         const struct search_condition *c = &s->conditions[i];
         cw_buf_str(b, " AND ");
-        if (c->field->kind == FIELD_KEY)
-            put_key(b, c, c->field->counted, 3 + (int)i);
+        if (c->field->kind == FIELD_PRODUCT)
+            put_product(b, c, c->field->counted, 3 + (int)i);
         else
             put_compared(b, c, c->field->counted, 3 + (int)i);
     }
@@ -289,4 +330,37 @@ void search_params(const struct search *s, struct cw_db_array *arrays)
             cw_db_array_str(&arrays[i], bound);
         }
     }
+}
+
+/* ---- products */
+
+bool search_product_ids(const struct search *s, struct cw_db_array *ids)
+{
+    cw_db_array_reset(ids, CW_ARRAY_TEXT);
+    for (size_t i = 0; i < s->n; i++)
+        for (size_t k = 0; k < s->conditions[i].n; k++)
+            if (s->conditions[i].field->kind == FIELD_PRODUCT)
+                cw_db_array_str(ids, s->values[s->conditions[i].first + k]);
+    return ids->n > 0;
+}
+
+void search_by_keys(struct search *s, struct cw_db_array *arrays)
+{
+    for (size_t i = 0; i < s->n; i++)
+        if (s->conditions[i].field->kind == FIELD_PRODUCT) {
+            cw_db_array_reset(&arrays[i], CW_ARRAY_INT8);
+            s->conditions[i].keyed = true;
+            s->conditions[i].keys = 0;
+        }
+}
+
+void search_product_key(struct search *s, struct cw_db_array *arrays, const char *id, int64_t key)
+{
+    for (size_t i = 0; i < s->n; i++)
+        for (size_t k = 0; s->conditions[i].keyed && k < s->conditions[i].n; k++)
+            if (strcmp(s->values[s->conditions[i].first + k], id) == 0) {
+                cw_db_array_int(&arrays[i], key);
+                s->conditions[i].keys++;
+                break;
+            }
 }

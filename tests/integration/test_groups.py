@@ -209,6 +209,52 @@ def test_a_search_that_takes_too_long_is_ended(plant):
     assert plant.search(f"select count(*) {FROM} where tag_value != 'x'")["count"] >= 0
 
 
+def test_a_slow_search_holds_up_no_other(own_platform):
+    """Three run at once; who finds no room waits no longer than a search may take. A lock makes searches for tags slow."""
+    plant = Plant(own_platform(CAUSEWAY_SEARCH_TIMEOUT="2s"))
+    device, slow = plant.device(), {"sql": f"select * {FROM} where tag_value != 'x' limit 5"}
+    db, pool = database(plant.platform), concurrent.futures.ThreadPoolExecutor(12)
+
+    def ask(times):
+        return [pool.submit(plant.api.call, "POST", "/search/query-devices", slow) for _ in range(times)]
+
+    def running():
+        cursor = db.cursor()
+        cursor.execute("SELECT pg_stat_clear_snapshot(); SELECT pid FROM pg_stat_activity WHERE usename = 'registry'"
+                       " AND wait_event_type = 'Lock' AND query LIKE '%registry.device_tag t%'")
+        return len(cursor.fetchall())
+    try:
+        db.cursor().execute("LOCK TABLE registry.device_tag")
+        asked = ask(2)
+        wait_until(lambda: running() == 2, 2, 0.02, "two are held")
+        quick = f"select count(*) {FROM} where product_id = '{plant.pump}' and device_id = '{device}'"  # rows would show tags
+        assert plant.search(quick)["count"] == 1
+        assert not any(f.done() for f in asked)
+        codes = [f.result().body["error_code"] for f in asked + ask(8)]
+        assert codes.count("IOTDA.038901") + codes.count("IOTDA.038902") == 10, codes
+        assert 3 <= codes.count("IOTDA.038901") <= 6, codes
+    finally:
+        db.close()
+        pool.shutdown()
+    assert plant.ids(f"device_id = '{device}'") == [device]
+
+
+def test_a_product_id_of_two_spaces(plant):
+    """Spaces may have products of the same id; a search without a space finds the devices of both."""
+    other = Plant(plant.platform)
+    name = unique("twin")
+    made = []
+    for p in (plant, other):
+        p.api.new_product(app_id=p.space, product_id=name)
+        made.append(p.device(product=name))
+    found = plant.search(f"select device_id {FROM} where product_id = '{name}'")["devices"]
+    assert [d["device_id"] for d in found] == made[::-1]
+    assert plant.search(f"select count(*) {FROM} where product_id = '{name}'")["count"] == 2
+    assert plant.ids(f"product_id = '{name}'") == made[:1]
+    assert plant.ids(f"product_id not in ('{name}', 'nothing')") == []
+    assert plant.ids("product_id = 'nothing'") == [] and plant.ids("product_id != 'nothing'") == made[:1]
+
+
 def test_who_sees_some_spaces_only(plant):
     device, other = plant.device(), Plant(plant.platform)
     theirs = other.device()

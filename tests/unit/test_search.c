@@ -33,6 +33,13 @@ static void statements(void **state)
         { "select * from devices", "at character 15 \"devices\": expected from device" },
         { FROM "wher status = 'x'",
           "at character 22 \"wher\": expected where, order by, limit or the end" },
+        { FROM "where produkt_id = 'x'",
+          "at character 28 \"produkt_id\": expected a field: product_id, app_id, device_id, " },
+        { FROM "where DEVICENAME = 'x'",
+          "at character 28 \"DEVICENAME\": expected a field: device_name, app_id, " },
+        { FROM "where height = 'x'", "at character 28 \"height\": expected a field: app_id, " },
+        { "select devise_id from device", "at character 8 \"devise_id\": expected *, count(*) or "
+                                          "names of fields, such as device_id" },
         { FROM "where status", "at character 34 the text ends: expected =, !=, in, not in" },
         { FROM "where status like 'abcd%'",
           "at character 35 \"like\": expected =, !=, in, not in" },
@@ -147,6 +154,82 @@ static void values_of_conditions(void **state)
         cw_db_array_free(&a[i]);
 }
 
+/* The query of a statement whose product p has these keys. */
+static struct cw_buf keyed(const char *text, const int64_t *keys, size_t n)
+{
+    struct search s;
+    char fault[SEARCH_FAULT_LEN];
+    struct cw_db_array a[SEARCH_CONDITIONS] = { 0 }, ids = { 0 };
+    if (!search_read(&s, text, fault))
+        fail_msg("%s: %s", text, fault);
+    search_params(&s, a);
+    assert_true(search_product_ids(&s, &ids));
+    search_by_keys(&s, a);
+    for (size_t i = 0; i < n; i++)
+        search_product_key(&s, a, "p", keys[i]);
+    search_product_key(&s, a, "another", 99);
+    for (size_t i = 0; i < s.n; i++) {
+        if (s.conditions[i].keyed)
+            assert_true(a[i].n == n && s.conditions[i].keys == n && a[i].type == CW_ARRAY_INT8);
+        cw_db_array_free(&a[i]);
+    }
+    cw_db_array_free(&ids);
+    struct cw_buf sql = search_sql(&s);
+    cw_buf_add(&sql, "", 1);
+    return sql;
+}
+
+static void products_by_key(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *part;
+        size_t n;
+    } rows[] = {
+        { FROM "where product_id = 'p'", "AND d.product_key = ($3::bigint[])[1] ORDER", 1 },
+        { FROM "where product_id != 'p'", "AND NOT d.product_key = ($3::bigint[])[1] ORDER", 1 },
+        { FROM "where product_id = 'p'", "AND d.product_key = ANY($3::bigint[]) ORDER", 0 },
+        { FROM "where product_id in ('x', 'p')", "AND d.product_key = ANY($3::bigint[])", 2 },
+        { "select count(*) from device where product_id = 'p'", "c.product_key = ($3::bigint", 1 },
+    };
+    const int64_t keys[] = { 7, 8 };
+    for (size_t i = 0; i < CW_ARRAY_LEN(rows); i++) {
+        struct cw_buf sql = keyed(rows[i].text, keys, rows[i].n);
+        if (!strstr(sql.data, rows[i].part))
+            fail_msg("%s: %s", rows[i].text, sql.data);
+        cw_buf_free(&sql);
+    }
+    struct search s;
+    struct cw_db_array ids = { 0 };
+    char fault[SEARCH_FAULT_LEN];
+    assert_true(search_read(&s, FROM "where status = 'p'", fault));
+    assert_false(search_product_ids(&s, &ids));
+    cw_db_array_free(&ids);
+}
+
+/* What a device has once is a table that the planner may begin with. */
+static void joined(void **state)
+{
+    (void)state;
+    assert_int_equal(
+        times(FROM "where tag_key = 'a' and tag_value != 'b'", "registry.device_tag j0"), 1);
+    assert_int_equal(
+        times(FROM "where status = 'x' and group_id = 'a'", "registry.group_member j1"), 1);
+    assert_int_equal(
+        times(FROM "where group_id = 'a' or group_id = 'b'", "registry.group_member j"), 2);
+    assert_int_equal(
+        times(FROM "where tag_key != 'a'", "NOT EXISTS (SELECT FROM registry.device_tag"), 1);
+    assert_int_equal(
+        times(FROM "where tag_key like 'abcd%'", " EXISTS (SELECT FROM registry.device_tag"), 1);
+    assert_int_equal(
+        times(FROM "where tag_value = 'a'", "t.record_id = d.record_id AND t.tag_value"), 1);
+    assert_int_equal(times(FROM "where tag_value != 'a'", "t.device_key = d.device_key"), 1);
+    assert_int_equal(
+        times(FROM "where group_id in ('a', 'b')", " EXISTS (SELECT FROM registry.group_m"), 1);
+    assert_int_equal(
+        times(FROM "where group_id != 'a'", "NOT EXISTS (SELECT FROM registry.group_m"), 1);
+}
+
 static void rules(void **state)
 {
     (void)state;
@@ -164,6 +247,7 @@ int main(void)
         cmocka_unit_test(statements),           cmocka_unit_test(too_long),
         cmocka_unit_test(what_is_read),         cmocka_unit_test(queries),
         cmocka_unit_test(values_of_conditions), cmocka_unit_test(rules),
+        cmocka_unit_test(products_by_key),      cmocka_unit_test(joined),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
