@@ -44,7 +44,7 @@ def test_who_and_where(platform, facts):
     assert access["CAUSEWAY_REST_URL"] == f"http://{where['http']['host']}:{where['http']['port']}"
     assert facts["ca_certificate"] == open(access["CAUSEWAY_CA_FILE"], encoding="ascii").read()
     assert {u["protocol"] for u in facts["unavailable"]} == {"mqtts11", "coap", "coaps", "https_device", "amqps"}
-    assert {"sdk": "Java", "serverUri": f"ssl://127.0.0.1:{access['CAUSEWAY_MQTTS_PORT']}"} in facts["device_sdks"]
+    assert {"sdk": "Java", "serverUri": f"ssl://{where['mqtts']['host']}:{access['CAUSEWAY_MQTTS_PORT']}"} in facts["device_sdks"]
 
 
 def test_no_secret_is_told(platform, facts):
