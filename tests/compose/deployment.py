@@ -18,8 +18,8 @@ from waiting import wait_until  # noqa: E402
 PORTS = ("MQTT", "MQTTS", "WS", "WSS", "REST", "REST_TLS", "METRICS")
 PROFILES = [word for name in ("tools", "metrics", "demo") for word in ("--profile", name)]
 # One user asks here as fast as it can, and the suite makes more of everything than a person would.
-SETTINGS = {"APPS_MAX": 0, "PRODUCTS_MAX": 0, "POLICIES_MAX": 1000, "BRIDGES_MAX": 10000, "PROXIES_MAX": 10000, "TEMPLATES_MAX": 1000, "REGISTRATION_GROUPS_MAX": 1000,
-            "STRATEGIES_MAX": 1000, "DEVICE_GROUPS_MAX": 0, "REST_RATE": 1000000}
+SETTINGS = {"APPS_MAX": 0, "PRODUCTS_MAX": 0, "POLICIES_MAX": 1000, "BRIDGES_MAX": 10000, "PROXIES_MAX": 10000, "TEMPLATES_MAX": 1000,
+            "REGISTRATION_GROUPS_MAX": 1000, "STRATEGIES_MAX": 1000, "DEVICE_GROUPS_MAX": 0, "REST_RATE": 1000000}
 
 
 def engine(verb):
