@@ -120,7 +120,7 @@ static void lengths_are_limited(void **state)
     assert_int_equal(topic_check_publish(&info, ME, (struct text){ topic, most }), 0);
     assert_int_equal(topic_check_publish(&info, ME, (struct text){ topic, most + 1 }), -EPERM);
     memset(topic, 'z', sizeof topic); /* what is far from every topic is still given one */
-    memcpy(topic, P, strlen(P));
+    memcpy(topic, P, sizeof P - 1);
     assert_int_equal(topic_check_publish(&info, ME, (struct text){ topic, 400 }), -EPERM);
     assert_true(*info.nearest);
 }
@@ -281,9 +281,10 @@ static void lengths_of_ids_are_limited(void **state)
 {
     (void)state;
     struct client_id id;
+    static const char end[] = "_0_0_2026010203";
     char text[300];
     memset(text, 'a', sizeof text);
-    memcpy(text + 128, "_0_0_2026010203", 15);
+    memcpy(text + 128, end, sizeof end - 1);
     assert_null(client_id_read(&id, (struct text){ text, 143 }, (struct text){ text, 128 }));
     assert_non_null(client_id_read(&id, (struct text){ text, 143 }, (struct text){ text, 129 }));
     assert_non_null(client_id_read(&id, (struct text){ text, 257 }, (struct text){ text, 10 }));
