@@ -8,6 +8,7 @@
 #include <event2/event.h>
 #include <uthash.h>
 
+#include "libcommon/device_status.h"
 #include "libcommon/json.h"
 #include "libcommon/metrics.h"
 #include "services/command-dispatcher/dispatcher.h"
@@ -322,14 +323,7 @@ static const struct cw_stmt stmt_online = {
 
 void desired_note(struct desired_reasons *r, const Causeway__Event *e, uint32_t partition)
 {
-    bool online = false;
-    if (e->kind == CAUSEWAY__EVENT_KIND__EVENT_DEVICE_STATUS) {
-        struct cw_json_error err;
-        json_t *body = cw_json_parse(e->body.data, e->body.len, &err);
-        const char *status = cw_json_text(body, "status");
-        online = status && strcmp(status, "ONLINE") == 0;
-        json_decref(body);
-    }
+    bool online = cw_device_status(e) == CAUSEWAY__DEVICE_STATUS__STATUS_ONLINE;
     if (!online && e->kind != CAUSEWAY__EVENT_KIND__EVENT_SHADOW_DESIRED)
         return;
     if (!r->n++) {

@@ -12,6 +12,7 @@
 #include <event2/event.h>
 #include <uthash.h>
 
+#include "libcommon/device_status.h"
 #include "libcommon/json.h"
 #include "libcommon/metrics.h"
 
@@ -462,18 +463,12 @@ void queue_close(struct queue **at)
 
 void queue_note(struct queue_wakes *w, const Causeway__Event *e)
 {
-    if (e->kind != CAUSEWAY__EVENT_KIND__EVENT_DEVICE_STATUS ||
+    if (cw_device_status(e) != CAUSEWAY__DEVICE_STATUS__STATUS_ONLINE ||
         strcmp(e->gateway_id, e->device_id) != 0)
         return;
-    struct cw_json_error err;
-    json_t *body = cw_json_parse(e->body.data, e->body.len, &err);
-    const char *status = cw_json_text(body, "status");
-    if (status && strcmp(status, "ONLINE") == 0) {
-        if (!w->n++)
-            cw_db_array_reset(&w->key, CW_ARRAY_INT8);
-        cw_db_array_int(&w->key, e->device_key);
-    }
-    json_decref(body);
+    if (!w->n++)
+        cw_db_array_reset(&w->key, CW_ARRAY_INT8);
+    cw_db_array_int(&w->key, e->device_key);
 }
 
 /* Also rows that are not parked yet: the one that is just being parked waits for us here, and sees

@@ -6,7 +6,7 @@
 
 #include <uthash.h>
 
-#include "libcommon/json.h"
+#include "libcommon/device_status.h"
 #include "libcommon/log_read.h"
 #include "libcommon/metrics.h"
 #include "proto/subjects.h"
@@ -59,38 +59,25 @@ static struct status *status_of(struct work *w, int64_t device_key)
     return s;
 }
 
-static const char *status_word(const char *text)
-{
-    static const char *const words[] = { "ONLINE", "OFFLINE", "ABNORMAL" };
-    for (size_t i = 0; text && i < CW_ARRAY_LEN(words); i++)
-        if (strcmp(words[i], text) == 0)
-            return words[i];
-    return NULL;
-}
-
 static void take_status(struct work *w, const Causeway__Event *e)
 {
-    struct cw_json_error err;
-    json_t *body = cw_json_parse(e->body.data, e->body.len, &err);
-    const char *status = status_word(cw_json_text(body, "status"));
+    Causeway__DeviceStatus status = cw_device_status(e);
     if (!status) {
         cw_log(CW_WARN, "status_not_understood", "device_key=%" PRId64, e->device_key);
-        json_decref(body);
         return;
     }
     struct status *s = status_of(w, e->device_key);
     if (e->session_no >= s->session_no) {
         s->session_no = e->session_no;
         s->at_ms = e->time_ms;
-        s->status = status;
+        s->status = cw_device_status_word(status);
     }
-    if (strcmp(status, "ONLINE") == 0 && !s->online_ms)
+    if (status == CAUSEWAY__DEVICE_STATUS__STATUS_ONLINE && !s->online_ms)
         s->online_ms = e->time_ms;
-    if (strcmp(status, "OFFLINE") == 0) {
+    if (status == CAUSEWAY__DEVICE_STATUS__STATUS_OFFLINE) {
         cw_db_array_int(&w->ended_keys, e->device_key);
         cw_db_array_int(&w->ended_numbers, e->session_no);
     }
-    json_decref(body);
 }
 
 static void take_event(struct work *w, const Causeway__Event *e, uint32_t partition)

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "libcommon/clock.h"
+#include "libcommon/device_status.h"
 #include "services/uplink-processor/encode.h"
 #include "services/uplink-processor/history.h"
 
@@ -47,6 +48,7 @@ void item_emit(struct item *it, Causeway__EventKind kind, const char *req,
     e.gateway = (char *)it->gateway;
     e.topic = it->up->topic;
     e.body = (ProtobufCBinaryData){ body->len, (uint8_t *)body->data };
+    e.status = it->status;
     struct cw_buf *out = &it->b->packed;
     size_t n = causeway__event__get_packed_size(&e);
     if (out->cap < n) {
@@ -253,13 +255,16 @@ static void on_publish(struct item *it)
 void item_status(struct item *it, const struct state *s, int64_t online_ms)
 {
     char basic[CW_TIME_LEN], extended[CW_TIME_LEN];
+    struct item about = *it;
     struct cw_buf *out = &it->b->text;
     cw_buf_reset(out);
+    about.status = s->online ? CAUSEWAY__DEVICE_STATUS__STATUS_ONLINE
+                             : CAUSEWAY__DEVICE_STATUS__STATUS_OFFLINE;
     cw_buf_printf(out,
                   "{\"status\":\"%s\",\"last_online_time\":\"%s\",\"status_update_time\":\"%s\"}",
-                  s->online ? "ONLINE" : "OFFLINE", cw_time_basic(basic, online_ms),
+                  cw_device_status_word(about.status), cw_time_basic(basic, online_ms),
                   cw_time_extended(extended, it->up->received_ms));
-    item_emit(it, CAUSEWAY__EVENT_KIND__EVENT_DEVICE_STATUS, it->up->request_id, out);
+    item_emit(&about, CAUSEWAY__EVENT_KIND__EVENT_DEVICE_STATUS, it->up->request_id, out);
 }
 
 static void on_connect(struct item *it)

@@ -14,8 +14,9 @@ struct item {
     const struct cw_record *record;
     const char *gateway;
     const Causeway__Uplink *up;
-    const struct device *device; /* whom it is about: the speaker, or one of its children */
-    int64_t session_no;          /* of events; of a child's status the child's own count */
+    const struct device *device;   /* whom it is about: the speaker, or one of its children */
+    int64_t session_no;            /* of events; of a child's status the child's own count */
+    Causeway__DeviceStatus status; /* of an event that tells one */
     struct topic topic;
 };
 

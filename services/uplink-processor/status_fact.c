@@ -2,8 +2,8 @@
 #include <stdlib.h>
 
 #include "libcommon/clock.h"
+#include "libcommon/device_status.h"
 #include "libcommon/ids.h"
-#include "proto/causeway.pb-c.h"
 #include "services/uplink-processor/uplink.h"
 
 struct cw_buf status_fact(const PGresult *res, int row, int64_t now_ms)
@@ -17,6 +17,7 @@ struct cw_buf status_fact(const PGresult *res, int row, int64_t now_ms)
         cw_db_str(res, row, "status"), cw_time_basic(basic, cw_db_i64(res, row, "last_ms", 0)),
         cw_time_extended(extended, now_ms));
     e.kind = CAUSEWAY__EVENT_KIND__EVENT_DEVICE_STATUS;
+    e.status = cw_device_status_of(cw_db_str(res, row, "status"));
     e.request_id = cw_uuid(id);
     e.time_ms = now_ms;
     e.device_key = cw_db_i64(res, row, "device_key", 0);
