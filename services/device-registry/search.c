@@ -236,16 +236,14 @@ void search_devices(struct cw_api_call *call, void *self)
     move_up(all);
 }
 
-/* One that cannot be fast ends, and says so, and takes one core only. What is searched lies in
- * memory for the most part: a page of an index costs little more than the next one. */
+/* One that cannot be fast ends, and says so, and takes one core only. */
 static void on_connection(bool connected, void *arg)
 {
     struct lane *lane = arg;
     char sql[200];
     snprintf(sql, sizeof sql,
              "SELECT set_config('statement_timeout', '%lld', false), set_config("
-             "'max_parallel_workers_per_gather', '0', false), set_config('random_page_cost',"
-             " '1.1', false)",
+             "'max_parallel_workers_per_gather', '0', false)",
              (long long)lane->of->r->search_ms);
     if (connected)
         cw_db_query(lane->db, sql, NULL, NULL);

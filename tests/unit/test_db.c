@@ -241,6 +241,21 @@ static void a_reset_drops_the_connection_and_makes_another(void **state)
     assert_int_not_equal(cw_db_backend_pid(db), pid);
 }
 
+static void each_connection_plans_for_indexes_in_memory(void **state)
+{
+    static const struct cw_stmt show = {
+        "cost", "SELECT current_setting('random_page_cost') AS text, 0 AS number"
+    };
+    struct got g = { 0 };
+    int made_before = made;
+    (void)state;
+    cw_db_reset(db);
+    run_until(base, &made, made_before + 1);
+    assert_non_null(cw_db_exec(db, &show, 0, NULL, on_result, &g));
+    run_until(base, &g.n, 1);
+    assert_string_equal(g.text, "1.1");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -252,6 +267,7 @@ int main(void)
         cmocka_unit_test(a_cancelled_statement_stays_silent),
         cmocka_unit_test(a_killed_server_fails_what_waits_and_is_found_again),
         cmocka_unit_test(a_reset_drops_the_connection_and_makes_another),
+        cmocka_unit_test(each_connection_plans_for_indexes_in_memory),
     };
     return cmocka_run_group_tests_name("db", tests, start, stop);
 }
