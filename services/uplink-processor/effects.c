@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libcommon/ids.h"
 #include "services/uplink-processor/batch.h"
 #include "services/uplink-processor/history.h"
 
@@ -67,8 +68,14 @@ static const struct cw_stmt stmt_changes = {
     " SELECT k, at, what, code, text FROM unnest($1::bigint[], $2::bigint[], $3::text[],"
     " $4::text[], $5::text[]) WITH ORDINALITY AS n(k, at, what, code, text, no) ORDER BY no"
 };
-static const struct cw_stmt stmt_keep = { "data_keep",
-                                          "SELECT data.keep_64_changes($1::bigint[])" };
+/* The text here, not a function of SQL: what that runs would be planned with each call. The release
+ * before this one calls data.keep_64_changes(). */
+const struct cw_stmt stmt_keep_changes = {
+    "data_keep", "DELETE FROM data.change c USING (SELECT d.device_key,"
+                 " (SELECT w.id FROM data.change w WHERE w.device_key = d.device_key"
+                 "  ORDER BY w.id DESC OFFSET 64 LIMIT 1) AS id FROM unnest($1::bigint[])"
+                 " AS d(device_key)) old WHERE c.device_key = old.device_key AND c.id <= old.id"
+};
 
 #define COLUMNS_MAX 16
 
@@ -203,6 +210,18 @@ static void store_states(struct batch *b, struct cw_log_txn *txn)
     columns_run(&gone, txn, &stmt_gone);
 }
 
+/* Looking for what is older than the newest 64 costs as much as a change itself, so it is done for
+ * one change of sixteen, by lot: a device whose changes come in any rhythm is drawn, too. Readers
+ * ask for 64. */
+static bool drawn(void)
+{
+    static uint64_t x;
+    if (!x)
+        cw_random(&x, sizeof x);
+    x = x * 6364136223846793005u + 1442695040888963407u; /* Knuth, MMIX; its upper bits are good */
+    return x >> 60 == 0;
+}
+
 static void store_why(struct batch *b, struct cw_log_txn *txn)
 {
     struct columns failures, changes, touched;
@@ -216,7 +235,8 @@ static void store_why(struct batch *b, struct cw_log_txn *txn)
         add_text(&changes, 2, ch->what);
         add_text(&changes, 3, clean(ch->code));
         add_text(&changes, 4, ch->text);
-        add_int(&touched, 0, ch->device_key, false);
+        if (drawn())
+            add_int(&touched, 0, ch->device_key, false);
     }
     for (struct why_failure *f = b->why.failures; f; f = f->hh.next) {
         add_int(&failures, 0, f->key.device_key, false);
@@ -228,11 +248,12 @@ static void store_why(struct batch *b, struct cw_log_txn *txn)
         add_int(&failures, 6, f->first_ms, false);
         add_int(&failures, 7, f->last_ms, false);
         add_int(&failures, 8, f->count, false);
-        add_int(&touched, 0, f->key.device_key, false);
+        if (drawn())
+            add_int(&touched, 0, f->key.device_key, false);
     }
     columns_run(&changes, txn, &stmt_changes);
     columns_run(&failures, txn, &stmt_failures);
-    columns_run(&touched, txn, &stmt_keep);
+    columns_run(&touched, txn, &stmt_keep_changes);
 }
 
 void batch_send(struct batch *b, struct cw_log_txn *txn)

@@ -53,8 +53,6 @@ static const struct cw_stmt stmt_change = {
     "  $5::bigint, 'disconnected', 'gateway_offline', text FROM s)"
     " INSERT INTO data.outbox (partition, event) SELECT partition, event FROM s"
 };
-static const struct cw_stmt stmt_trim = { "orphans_trim",
-                                          "SELECT data.keep_64_changes($1::bigint[])" };
 static const struct cw_stmt stmt_done = {
     "orphans_done", "DELETE FROM data.gateway_gone g WHERE g.partition = ANY($1::int[])"
                     " AND NOT EXISTS (SELECT FROM " ORPHANS " s)"
@@ -119,7 +117,7 @@ static void change(struct orphans *o, const PGresult *res)
            PQntuples(res));
     o->query = cw_db_exec(o->u->db, &stmt_change, (int)CW_ARRAY_LEN(p), p, on_changed, o);
     if (o->query)
-        cw_db_exec(o->u->db, &stmt_trim, 1, p, NULL, NULL);
+        cw_db_exec(o->u->db, &stmt_keep_changes, 1, p, NULL, NULL);
     for (size_t i = 0; i < CW_ARRAY_LEN(a); i++)
         cw_db_array_free(&a[i]);
 }

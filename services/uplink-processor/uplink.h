@@ -48,6 +48,8 @@ void batch_prepare(struct cw_log_txn *txn, const struct cw_record *records, size
 void batch_effects(struct cw_log_txn *txn, void *self);
 /* Frees the batch; nothing is kept of one that was undone. */
 void batch_done(struct cw_log_txn *txn, bool committed, void *self);
+/* effects.c: of the changes of devices $1::bigint[], the newest 64 stay */
+extern const struct cw_stmt stmt_keep_changes;
 
 /* ledger.c: gauges from data.position, every few seconds */
 int ledger_start(struct uplink *u);

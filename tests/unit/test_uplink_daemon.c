@@ -553,18 +553,40 @@ static void an_older_session_says_nothing_any_more(void **state)
     assert_null(event_of(status, "dev-s", 3));
 }
 
+static void come_and_go(const char *id, int64_t key, int from, int to)
+{
+    for (int i = from; i <= to; i++) {
+        session(CAUSEWAY__UPLINK_KIND__UPLINK_CONNECT, id, key, i);
+        session(CAUSEWAY__UPLINK_KIND__UPLINK_DISCONNECT, id, key, i);
+    }
+}
+
+static int stored_changes(int64_t key)
+{
+    char text[100];
+    snprintf(text, sizeof text,
+             "SELECT count(*)::text FROM data.change WHERE device_key = %" PRId64, key);
+    return atoi(ask_sql(text));
+}
+
 static void the_last_64_changes_are_kept(void **state)
 {
+    char ended[40];
     int64_t key = new_device("dev-c");
     (void)state;
-    for (int i = 1; i <= 50; i++) {
-        session(CAUSEWAY__UPLINK_KIND__UPLINK_CONNECT, "dev-c", key, 2 * i);
-        session(CAUSEWAY__UPLINK_KIND__UPLINK_DISCONNECT, "dev-c", key, 2 * i);
-    }
-    json_t *why = await("ShowDeviceWhy", "dev-c", "Session 100 ended", NULL);
+    come_and_go("dev-c", key, 1, 50);
+    json_t *why = await("ShowDeviceWhy", "dev-c", "Session 50 ended", NULL);
     assert_int_equal(json_array_size(json_object_get(why, "changes")), 64);
     assert_string_equal(text_at(why, "changes.0.what"), "disconnected");
     json_decref(why);
+    /* what is older goes by lot: after one of sixteen changes */
+    for (int to = 90; stored_changes(key) >= 2 * (to - 40); to += 40) {
+        assert_true(to < 2000);
+        come_and_go("dev-c", key, to - 39, to);
+        snprintf(ended, sizeof ended, "Session %d ended", to);
+        json_decref(await("ShowDeviceWhy", "dev-c", ended, NULL));
+    }
+    assert_true(stored_changes(key) >= 64);
 }
 
 static void a_notice_finds_its_device_by_name(void **state)
