@@ -18,8 +18,10 @@
     "SELECT d.device_key, d.product_key, d.auth_type, d.secret, d.secondary_secret, d.frozen,"     \
     " d.secure_access, d.parent_key, d.auth_version, d.app_id, d.fingerprint,"                     \
     " d.secondary_fingerprint, " status " AS certificate_status, k.filters, p.product_id,"         \
-    " p.topics, (SELECT string_agg(t.policy_id, '' ORDER BY t.policy_id)"                          \
-    "  FROM registry.policy_target t WHERE t.device_key = d.device_key) AS policies,"              \
+    " p.topics, CASE WHEN EXISTS (SELECT FROM registry.policy_target t"                            \
+    "   WHERE t.device_key = d.device_key)"                                                        \
+    "  THEN (SELECT string_agg(t.policy_id, '' ORDER BY t.policy_id)"                              \
+    "   FROM registry.policy_target t WHERE t.device_key = d.device_key) END AS policies,"         \
     " k.filters IS NOT NULL AND k.expiry_s < 4294967295 AND d.status = 'OFFLINE' AND"              \
     " d.connection_status_update_time + k.expiry_s * interval '1 second' < now() AS kept_over,"    \
     " CASE WHEN d.device_key IS NULL THEN"                                                         \
@@ -42,14 +44,12 @@ static const struct cw_stmt stmt_lookup_certificate = {
 };
 /* The lock on the device's row puts logins of one device into one order, so that session numbers
  * grow with time, and makes a login wait for a change of the secret and then find it. */
-#define OPEN(first, shown, column, unless, bind)                                                   \
+#define OPEN(first, arrays, columns, binds, unless, bind)                                          \
     "WITH " first "ok AS (SELECT d.device_key, d.device_id, d.product_key, d.partition, u.client," \
-    "  u.peer, u.fingerprint"                                                                      \
-    "  FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $6::text[]" shown ")"       \
-    "  AS u(device_key, auth_version, client, peer, fingerprint" column ")"                        \
+    "  u.peer" binds "  FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]" arrays ")" \
+    "  AS u(device_key, auth_version, client, peer" columns ")"                                    \
     "  JOIN registry.device d ON d.device_key = u.device_key AND d.auth_version = u.auth_version"  \
-    "  WHERE NOT d.frozen AND (u.fingerprint IS NULL OR d.fingerprint IS NULL)" unless             \
-    "  ORDER BY d.device_key FOR NO KEY UPDATE OF d)," bind                                        \
+    "  WHERE NOT d.frozen" unless "  ORDER BY d.device_key FOR NO KEY UPDATE OF d)," bind          \
     " new AS (INSERT INTO registry.session AS s (device_key, session_no, gateway, device_id,"      \
     "  product_key, partition, client, peer) SELECT device_key, nextval('registry.session_no'),"   \
     "  $5, device_id, product_key, partition, client, peer FROM ok ON CONFLICT (device_key)"       \
@@ -60,7 +60,7 @@ static const struct cw_stmt stmt_lookup_certificate = {
     "  old_gateway = CASE WHEN s.lost IS NULL THEN s.gateway END"                                  \
     "  RETURNING device_key, session_no, old_gateway, old_session_no)"                             \
     " SELECT device_key, session_no, old_gateway, old_session_no FROM new ORDER BY device_key"
-static const struct cw_stmt stmt_open = { "sessions_open", OPEN("", "", "", "", "") };
+static const struct cw_stmt stmt_open = { "sessions_open", OPEN("", "", "", "", "", "") };
 /* The first login with a certificate binds the device to it; another one in the same moment finds
  * it bound. The lock on the certificate's record: whoever makes it INACTIVE waits for this and then
  * sees the session, or is seen. */
@@ -68,7 +68,8 @@ static const struct cw_stmt stmt_open_certificate = {
     "sessions_open_certificate",
     OPEN("c AS (SELECT c.app_id, c.fingerprint, c.status FROM registry.device_certificate c"
          "  WHERE c.fingerprint = ANY($7::text[]) ORDER BY c.certificate_id FOR SHARE), ",
-         ", $7::text[]", ", shown",
+         ", $6::text[], $7::text[]", ", fingerprint, shown", ", u.fingerprint",
+         "  AND (u.fingerprint IS NULL OR d.fingerprint IS NULL)"
          "  AND NOT EXISTS (SELECT FROM c WHERE c.app_id = d.app_id AND c.fingerprint = u.shown"
          "   AND c.status = 'INACTIVE')",
          " bound AS (UPDATE registry.device d SET fingerprint = ok.fingerprint FROM ok"
@@ -294,7 +295,7 @@ static bool open_round(struct batch *b, int round)
                                      CW_TEXT(b->request->gateway), cw_db_array_param(&fingerprint),
                                      cw_db_array_param(&shown) };
     bool sent = cw_db_exec(b->r->logins, certificates ? &stmt_open_certificate : &stmt_open,
-                           certificates ? 7 : 6, p, on_opened, o) != NULL;
+                           certificates ? 7 : 5, p, on_opened, o) != NULL;
     if (!sent)
         free(o);
     cw_db_array_free(&key);
