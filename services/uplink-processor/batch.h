@@ -17,6 +17,8 @@ struct state {
     /* as it was, then as it becomes; only looked up when a session begins or ends */
     bool online, changed, abnormal; /* abnormal: online by its session, but silent for hours */
     int64_t gone_session;           /* that ended: what hangs below the device goes too; 0: none */
+    const char *gone_id;            /* of that device, borrowed from the record, */
+    uint32_t gone_partition;        /* and its partition */
     int64_t session_no, since_ms, connected_ms, seen_ms;
     int64_t via_key, via_session; /* of a child: which gateway said so, in which session; 0: none */
     const char *gateway, *peer, *cause; /* borrowed from the records; NULL: not known here */

@@ -49,11 +49,11 @@ static const struct cw_stmt stmt_status = {
 /* Who has no children, and was nobody's way, is not noted. */
 static const struct cw_stmt stmt_gone = {
     "data_gone",
-    "INSERT INTO data.gateway_gone AS g (device_key, partition, session_no) SELECT d.device_key,"
-    " d.partition, n.session_no FROM unnest($1::bigint[], $2::bigint[])"
-    " AS n(device_key, session_no) JOIN registry.device_view d USING (device_key)"
-    " WHERE EXISTS (SELECT 1 FROM registry.child_view c WHERE c.root_id = d.device_id)"
-    "  OR EXISTS (SELECT 1 FROM data.device_state v WHERE v.via_key = d.device_key)"
+    "INSERT INTO data.gateway_gone AS g (device_key, partition, session_no) SELECT n.device_key,"
+    " n.partition, n.session_no FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[])"
+    " AS n(device_key, partition, session_no, device_id)"
+    " WHERE EXISTS (SELECT 1 FROM registry.child_view c WHERE c.root_id = n.device_id)"
+    "  OR EXISTS (SELECT 1 FROM data.device_state v WHERE v.via_key = n.device_key)"
     " ON CONFLICT (device_key) DO UPDATE SET partition = excluded.partition,"
     " session_no = greatest(g.session_no, excluded.session_no)"
 };
@@ -176,7 +176,7 @@ static void store(struct batch *b, struct cw_log_txn *txn)
 static void store_states(struct batch *b, struct cw_log_txn *txn)
 {
     struct columns status, counts, gone;
-    columns_start(&gone, "ii");
+    columns_start(&gone, "iiit");
     columns_start(&status, "itiiitttii");
     columns_start(&counts, "iiiii");
     for (struct state *s = b->states; s; s = s->hh.next) {
@@ -194,7 +194,9 @@ static void store_states(struct batch *b, struct cw_log_txn *txn)
         }
         if (s->gone_session) {
             add_int(&gone, 0, s->device_key, false);
-            add_int(&gone, 1, s->gone_session, false);
+            add_int(&gone, 1, s->gone_partition, false);
+            add_int(&gone, 2, s->gone_session, false);
+            add_text(&gone, 3, s->gone_id);
             b->gateways_gone = true;
         }
         if (s->reports || s->messages) {

@@ -316,6 +316,16 @@ static const char *cause_text(const char *cause)
 
 static int64_t later(int64_t a, int64_t b) { return a > b ? a : b; }
 
+/* What hangs below a device goes with its session, also if it has been deleted. */
+static void note_gone(const struct item *it, struct state *s)
+{
+    if (strcmp(it->up->cause, "takeover") == 0) /* then the device itself stays */
+        return;
+    s->gone_session = it->up->session_no;
+    s->gone_id = it->up->device_id;
+    s->gone_partition = it->record->partition;
+}
+
 static void on_disconnect(struct item *it)
 {
     const Causeway__Uplink *up = it->up;
@@ -331,8 +341,7 @@ static void on_disconnect(struct item *it)
     s->gateway = it->gateway;
     why_change(&it->b->why, s->device_key, up->received_ms, "disconnected", up->cause,
                cw_sprintf("Session %" PRId64 " ended: %s.", up->session_no, cause_text(up->cause)));
-    if (strcmp(up->cause, "takeover") != 0) /* then the device itself stays */
-        s->gone_session = up->session_no;
+    note_gone(it, s);
     if (was_online)
         item_status(it, s,
                     later(later(s->connected_ms, s->seen_ms),
@@ -413,6 +422,8 @@ void batch_interpret(struct batch *b)
                                .session_no = up->session_no,
                                .device = devices_find(b->u->devices, up->device_key) };
             if (!it.device) { /* never existed, or was deleted since */
+                if (up->kind == CAUSEWAY__UPLINK_KIND__UPLINK_DISCONNECT)
+                    note_gone(&it, batch_state(b, up->device_key));
                 item_count(&it, LEDGER_UNKNOWN_DEVICE);
                 continue;
             }

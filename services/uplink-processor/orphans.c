@@ -87,9 +87,13 @@ static void add(struct cw_db_array a[5], const PGresult *res, int row, int64_t n
     char text[200];
     struct cw_buf event = status_fact(res, row, now_ms);
     const char *via = cw_db_str(res, row, "via");
-    bool own = !via || strcmp(via, cw_db_str(res, row, "gateway_id")) == 0;
-    snprintf(text, sizeof text, "%s%s%s", own ? "Its gateway" : "Gateway \"", own ? "" : via,
-             own ? " went offline." : "\", through which it was online, went offline.");
+    if (!via)
+        snprintf(text, sizeof text, "The gateway through which it was online has been deleted.");
+    else if (strcmp(via, cw_db_str(res, row, "gateway_id")) == 0)
+        snprintf(text, sizeof text, "Its gateway went offline.");
+    else
+        snprintf(text, sizeof text, "Gateway \"%s\", through which it was online, went offline.",
+                 via);
     cw_db_array_int(&a[0], cw_db_i64(res, row, "device_key", 0));
     cw_db_array_int(&a[1], cw_db_i64(res, row, "session_no", 0));
     cw_db_array_int(&a[2], cw_db_i64(res, row, "partition", 0));

@@ -312,6 +312,24 @@ def test_a_gateway_without_children_of_its_own_takes_them_with_it(site, pair):
         site.until(child, "OFFLINE")
 
 
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_gateway_that_is_deleted_takes_them_with_it(site, pair, connected):
+    """With its connection; or, whose connection broke, as it went."""
+    own, other, child = pair
+    site.proxy(own, other)
+    at_other = site.connect(other)
+    assert state(at_other, child, "ONLINE", "e1") is None
+    site.until(child, "ONLINE")
+    if not connected:
+        at_other.drop()
+    site.api.delete(f"/devices/{other['device_id']}")
+    site.until(child, "OFFLINE")
+    text = wait_until(lambda: [c["text"] for c in site.api.why(child["device_id"])["changes"]
+                               if c.get("code") == "gateway_offline"])[0]
+    assert text == "The gateway through which it was online has been deleted." or \
+        not connected and text == f'Gateway "{other["device_id"]}", through which it was online, went offline.'
+
+
 def test_after_the_proxy_the_own_gateway_has_its_say(site, pair):
     own, other, child = pair
     proxy = site.proxy(own, other)
