@@ -196,7 +196,7 @@ static void store_states(struct batch *b, struct cw_log_txn *txn)
             add_int(&gone, 0, s->device_key, false);
             add_int(&gone, 1, s->gone_partition, false);
             add_int(&gone, 2, s->gone_session, false);
-            add_text(&gone, 3, s->gone_id);
+            add_text(&gone, 3, clean(s->gone_id));
             b->gateways_gone = true;
         }
         if (s->reports || s->messages) {

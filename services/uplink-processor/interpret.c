@@ -422,7 +422,7 @@ void batch_interpret(struct batch *b)
                                .session_no = up->session_no,
                                .device = devices_find(b->u->devices, up->device_key) };
             if (!it.device) { /* never existed, or was deleted since */
-                if (up->kind == CAUSEWAY__UPLINK_KIND__UPLINK_DISCONNECT)
+                if (up->kind == CAUSEWAY__UPLINK_KIND__UPLINK_DISCONNECT && up->device_key)
                     note_gone(&it, batch_state(b, up->device_key));
                 item_count(&it, LEDGER_UNKNOWN_DEVICE);
                 continue;

@@ -48,6 +48,7 @@ static struct device the_child = { .device_key = CHILD_KEY,
                                    .gateway_id = (char *)DEVICE,
                                    .exists = true };
 static struct state the_state, child_state;
+static struct state deleted_state;        /* of a device that is not there any more */
 static const Causeway__Uplink *parsed_of; /* whose payload was parsed */
 static json_t *parsed;
 static int64_t counted, stored, emitted;
@@ -77,8 +78,8 @@ const struct cw_model *cw_products_find(const struct cw_products *p, int64_t pro
 struct state *batch_state(struct batch *b, int64_t device_key)
 {
     (void)b;
-    fuzz_check(device_key == KEY || device_key == CHILD_KEY);
-    return device_key == KEY ? &the_state : &child_state;
+    fuzz_check(device_key != 0);
+    return device_key == KEY ? &the_state : device_key == CHILD_KEY ? &child_state : &deleted_state;
 }
 
 json_t *children_payload(const struct children *c, const Causeway__Uplink *up)
@@ -171,9 +172,11 @@ static void interpret(Causeway__UplinkBatch *batch)
     struct batch b = { .u = &u, .messages = &m, .n_messages = 1 };
     the_state = (struct state){ .device_key = KEY };
     child_state = (struct state){ .device_key = CHILD_KEY };
+    deleted_state = (struct state){ 0 };
     counted = stored = emitted = 0;
     batch_interpret(&b);
     fuzz_check(counted <= (int64_t)batch->n_records); /* no record counts twice */
+    fuzz_check(!deleted_state.changed && !deleted_state.reports && !deleted_state.messages);
     shadow_free(&b.shadows);
     why_free(&b.why);
     answers_drop(&b.answers);
