@@ -13,7 +13,8 @@
 
 #define BATCH_MAX 4096
 
-/* Of a batch in which a device shows a certificate: its record, too. */
+/* Of a batch in which a device shows a certificate: its record, too. Few devices have policies of
+ * their own, and that there is none is found sooner than put together. */
 #define LOOKUP(shown, column, status, certificate)                                                 \
     "SELECT d.device_key, d.product_key, d.auth_type, d.secret, d.secondary_secret, d.frozen,"     \
     " d.secure_access, d.parent_key, d.auth_version, d.app_id, d.fingerprint,"                     \
@@ -44,12 +45,13 @@ static const struct cw_stmt stmt_lookup_certificate = {
 };
 /* The lock on the device's row puts logins of one device into one order, so that session numbers
  * grow with time, and makes a login wait for a change of the secret and then find it. */
-#define OPEN(first, arrays, columns, binds, unless, bind)                                          \
+#define OPEN(first, arrays, columns, wanted, unless, bound)                                        \
     "WITH " first "ok AS (SELECT d.device_key, d.device_id, d.product_key, d.partition, u.client," \
-    "  u.peer" binds "  FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]" arrays ")" \
+    "  u.peer" wanted "  FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]" arrays    \
+    ")"                                                                                            \
     "  AS u(device_key, auth_version, client, peer" columns ")"                                    \
     "  JOIN registry.device d ON d.device_key = u.device_key AND d.auth_version = u.auth_version"  \
-    "  WHERE NOT d.frozen" unless "  ORDER BY d.device_key FOR NO KEY UPDATE OF d)," bind          \
+    "  WHERE NOT d.frozen" unless "  ORDER BY d.device_key FOR NO KEY UPDATE OF d)," bound         \
     " new AS (INSERT INTO registry.session AS s (device_key, session_no, gateway, device_id,"      \
     "  product_key, partition, client, peer) SELECT device_key, nextval('registry.session_no'),"   \
     "  $5, device_id, product_key, partition, client, peer FROM ok ON CONFLICT (device_key)"       \

@@ -26,9 +26,11 @@ void item_count(const struct item *it, enum ledger slot);
 int64_t item_order(const struct item *it);
 /* The device's own, or the gateway's. */
 const char *item_request_id(const struct item *it);
+/* Onto EVENT with the transaction, as a fact about it->device; body is copied. */
 void item_emit(struct item *it, Causeway__EventKind kind, const char *request_id,
                const struct cw_buf *body);
-/* A reason for `why`; with a count as refused: the second. */
+/* A reason for `why` of it->device, code and layer from our tables, texts copied; the second counts
+ * the record as refused, too. */
 void item_fail(struct item *it, const char *layer, const char *code, const char *reason,
                const char *next_step);
 void item_refuse(struct item *it, const char *layer, const char *code, const char *reason,
@@ -53,8 +55,10 @@ bool is_of_other(const struct item *it, const struct device *child, const struct
 const struct device *object_of(const struct item *it, const json_t *root);
 /* `why` of the speaker says that it may not speak for this device; see item_fail(). */
 void no_child(struct item *it, const char *device_id);
+/* A batch report: one report of each child it names, or why not. */
 void on_children(struct item *it);
-/* interpret_events.c: what a device asks and tells */
+/* interpret_events.c: what a device asks and tells, each from its topic; answers leave after the
+ * commit. */
 void on_shadow_get(struct item *it);
 void on_events(struct item *it);
 void on_bootstrap(struct item *it);

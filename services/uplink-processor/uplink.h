@@ -60,6 +60,7 @@ void sleepers_stop(struct uplink *u); /* also if it was never started */
 
 /* orphans.c: children go OFFLINE with their gateway; each second, and when woken */
 struct orphans *orphans_open(struct uplink *u);
+/* Looks now; nothing when it is just looking, or drains. */
 void orphans_wake(struct orphans *o);
 /* After u->db, which ends what it asked. NULL is fine. */
 void orphans_close(struct orphans **o);
